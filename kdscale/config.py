@@ -27,6 +27,8 @@ class Cluster:
     workers: int = 1  # Ray Train workers of a training stage
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    # "torch" trains in the calling process, without Ray: for a notebook or a single GPU
     scorers: int = 1  # Ray Data actors of the scoring stage
     cpus_per_scorer: float = 1.0
     gpus_per_scorer: float = 0.0

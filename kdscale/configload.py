@@ -1,0 +1,227 @@
+"""YAML and `--set a.b=c` to a checked `Config`: every mistake is one line that names its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from kdscale import config as schema
+from kdscale.config import STRATEGIES, Config, Shape
+from kdscale.errors import KdscaleError
+
+SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(schema.Source)}
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply overrides, resolve student names, check. Raises KdscaleError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise KdscaleError(f"no config file {path}; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise KdscaleError(f"cannot read {path} ({error}); give a UTF-8 YAML file") from None
+    data = _parse_yaml(text, str(path))
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise KdscaleError(f"{path} holds a {type(data).__name__}, not a mapping of settings")
+    for override in overrides or []:
+        _apply_override(data, override)
+    data = _inline_students(data, path)
+    config = _build(Config, data, "")
+    check_config(config)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def check_config(config: Config) -> None:
+    """What types cannot say. Raises KdscaleError naming the key."""
+    for strategy in config.ranker.strategies:
+        if strategy not in STRATEGIES:
+            raise KdscaleError(
+                f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
+            )
+    names = [shape.name for shape in config.students]
+    for name in names:
+        if names.count(name) > 1:
+            raise KdscaleError(f"students: two are named {name!r}; give each its own name")
+    for key, train in (
+        ("teacher.train", config.teacher.train),
+        ("lm.train", config.lm.train),
+        ("ranker.train", config.ranker.train),
+    ):
+        if train.zero_stage not in (0, 1, 2):
+            raise KdscaleError(f"{key}.zero_stage: 0, 1 or 2, not {train.zero_stage}")
+        if train.zero_stage and train.checkpoint_every:
+            raise KdscaleError(
+                f"{key}: checkpoints need zero_stage 0 (a ZeRO checkpoint is tied to the number "
+                "of workers); set checkpoint_every: 0 or zero_stage: 0"
+            )
+        for name in ("batch_size", "micro_tokens", "log_every"):
+            if getattr(train, name) < 1:
+                raise KdscaleError(f"{key}.{name}: at least 1, not {getattr(train, name)}")
+        if train.lr <= 0 or (train.epochs <= 0 and not train.max_steps):
+            raise KdscaleError(f"{key}: lr and epochs (or max_steps) must be above 0")
+    for key, value in (
+        ("cluster.workers", config.cluster.workers),
+        ("cluster.scorers", config.cluster.scorers),
+        ("prepare.shards", config.prepare.shards),
+        ("prepare.max_length", config.prepare.max_length - 7),
+        ("prepare.block_length", config.prepare.block_length - 2),
+        ("prepare.negatives", config.prepare.negatives),
+        ("teacher.group_size", config.teacher.group_size - 1),
+        ("ranker.group_size", config.ranker.group_size - 1),
+    ):
+        if value < 1:
+            raise KdscaleError(f"{key} is too small")
+    if sum(config.prepare.split.values()) > 1 + 1e-9:
+        raise KdscaleError("prepare.split: the fractions add up to more than 1")
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise KdscaleError(f"{where}{line}: {problem}; mend the YAML") from None
+    except RecursionError:
+        raise KdscaleError(f"{where}: nested too deeply to read") from None
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key:
+        raise KdscaleError(f"--set {override}: write it as a.b=value")
+    node = data
+    *parents, last = key.split(".")
+    for part in parents:
+        below = node.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise KdscaleError(f"--set {override}: {part} is not a group of settings")
+        node = below
+    node[last] = _parse_yaml(raw, f"--set {key}")
+
+
+def _inline_students(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Replace a student's name by the shape in `students/NAME.yaml` beside the config file."""
+    students = data.get("students")
+    if not isinstance(students, list):
+        return data
+    resolved = []
+    for entry in students:
+        if isinstance(entry, str):
+            file = path.parent / "students" / f"{entry}.yaml"
+            if not file.is_file() and Path(entry).suffix in (".yaml", ".yml"):
+                file = path.parent / entry
+            if not file.is_file():
+                known = sorted(p.stem for p in (path.parent / "students").glob("*.yaml"))
+                raise KdscaleError(
+                    f"students: no shape {entry!r} (looked for {file}){_nearest(entry, known)}"
+                )
+            entry = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+            if isinstance(entry, dict):
+                entry.setdefault("name", file.stem)
+        resolved.append(entry)
+    return {**data, "students": resolved}
+
+
+def _build(cls: type, data: Any, where: str) -> Any:
+    """A dataclass from a mapping; `where` is the dotted path, for messages."""
+    if not isinstance(data, dict):
+        raise KdscaleError(f"{where or 'config'}: a group of settings, not {_show(data)}")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for key, value in data.items():
+        dotted = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise KdscaleError(f"unknown key {dotted}{_nearest(str(key), known)}")
+        values[key] = _coerce(hints[key], value, dotted)
+    if cls is Shape:
+        for f in known:
+            if f not in values:
+                raise KdscaleError(f"{where}: a student shape needs {f}")
+        from kdscale.models.shapes import check_shape
+
+        check_shape(Shape(**values))
+    return cls(**values)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint == schema.Source:
+        return _source(value, where)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise KdscaleError(
+                f"{where}: one of {', '.join(map(str, args))}, not {_show(value)}"
+                f"{_nearest(str(value), [str(a) for a in args])}"
+            )
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            raise KdscaleError(f"{where}: a list, not {_show(value)}")
+        return [_coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise KdscaleError(f"{where}: a mapping, not {_show(value)}")
+        return {str(k): _coerce(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, str):
+        try:  # YAML reads 5e-5 (no dot) as text
+            value = float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if type(value) is not hint:
+        raise KdscaleError(f"{where}: expected {hint.__name__}, not {_show(value)}")
+    if hint is float and value != value:
+        raise KdscaleError(f"{where}: a number, not NaN")
+    return value
+
+
+def _source(value: Any, where: str) -> Any:
+    if not isinstance(value, dict) or "type" not in value:
+        raise KdscaleError(f"{where}: a mapping with the key type ({', '.join(SOURCES)})")
+    if value["type"] not in SOURCES:
+        raise KdscaleError(
+            f"{where}.type: no source {_show(value['type'])}"
+            f"{_nearest(str(value['type']), list(SOURCES))}"
+        )
+    return _build(SOURCES[value["type"]], value, where)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    kind = type(value).__name__
+    return f"{text if len(text) <= 40 else text[:37] + '...'} ({kind})"
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""

@@ -1,0 +1,20 @@
+"""Which student shapes can be built. Imports no torch: the configuration checks shapes with it."""
+
+from __future__ import annotations
+
+from kdscale.config import Shape
+from kdscale.errors import KdscaleError
+
+
+def check_shape(shape: Shape) -> None:
+    """Raise KdscaleError when no transformer encoder of this shape can be built."""
+    for name in ("layers", "hidden", "heads", "intermediate"):
+        if getattr(shape, name) < 1:
+            raise KdscaleError(f"student {shape.name}: {name} must be at least 1")
+    if shape.hidden % shape.heads:
+        divisors = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0]
+        near = min(divisors, key=lambda h: (abs(h - shape.heads), h))
+        raise KdscaleError(
+            f"student {shape.name}: {shape.heads} heads do not divide hidden size "
+            f"{shape.hidden}; set heads to {near}, say"
+        )

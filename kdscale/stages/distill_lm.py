@@ -1,0 +1,31 @@
+"""A student language model, distilled from the teacher's pre-trained encoder on token blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdscale.stages.context import StageContext
+from kdscale.training.launch import TrainingJob, run_job
+
+
+def run(ctx: StageContext) -> dict[str, Any]:
+    """`params["student"]` is the shape."""
+    lm, teacher = ctx.config.lm, ctx.config.teacher
+    job = TrainingJob(
+        task="lm",
+        settings={
+            "tokens": str(ctx.inputs["tokens"].path),
+            "model": teacher.model,
+            "revision": teacher.revision,
+            "student": ctx.params["student"],
+            "init": lm.init,
+            "layer_map": lm.layer_map,
+            "relation_heads": lm.relation_heads,
+        },
+        train=lm.train,
+        losses=lm.losses,
+        seed=ctx.config.seed,
+        out=str(ctx.out),
+        workdir=str(ctx.workdir),
+    )
+    return run_job(job, ctx.config.cluster, ctx.reporter, f"lm {ctx.params['student']['name']}")

@@ -1,0 +1,45 @@
+"""A student ranker by one of the three strategies, or by the baseline (`finetune`).
+
+| strategy                  | starts from          | learns from    |
+|---------------------------|----------------------|----------------|
+| finetune                  | random weights       | labels         |
+| ranker_distill            | random weights       | teacher scores |
+| lm_distill_finetune       | distilled student LM | labels         |
+| lm_distill_ranker_distill | distilled student LM | teacher scores |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdscale.stages.context import StageContext
+from kdscale.training.launch import TrainingJob, run_job
+
+
+def run(ctx: StageContext) -> dict[str, Any]:
+    """`params`: the shape ("student"), the strategy and its losses."""
+    ranker, teacher = ctx.config.ranker, ctx.config.teacher
+    shape, strategy = ctx.params["student"], ctx.params["strategy"]
+    if "lm" in ctx.inputs:
+        init = {"lm": str(ctx.inputs["lm"].path)}
+    else:
+        init = {"shape": shape, "like": teacher.model, "revision": teacher.revision}
+    scores = ctx.inputs.get("scores")
+    job = TrainingJob(
+        task="ranker",
+        settings={
+            "dataset": str(ctx.inputs["dataset"].path),
+            "tokens": str(ctx.inputs["tokens"].path),
+            "scores": str(scores.path) if scores else None,
+            "group_size": ranker.group_size,
+            "max_queries": ranker.max_queries,
+            "temperature": ranker.temperature,
+            "init": init,
+        },
+        train=ranker.train,
+        losses=ctx.params["losses"],
+        seed=ctx.config.seed,
+        out=str(ctx.out),
+        workdir=str(ctx.workdir),
+    )
+    return run_job(job, ctx.config.cluster, ctx.reporter, f"{strategy} {shape['name']}")

@@ -1,0 +1,140 @@
+"""The two engines behind one small interface: DeepSpeed (under Ray Train) and plain torch.
+
+The loop talks to an engine only. A loss is the sum over a rank's items divided by the items of
+the whole step and multiplied by the number of ranks, so that the mean of gradients over ranks is
+the gradient of the mean over items: the number of workers does not change the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from kdscale.config import Train
+
+
+class Engine(Protocol):
+    """What the loop needs: `module(batch)`, gradients, an update."""
+
+    rank: int
+    world: int
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]: ...
+    def backward(self, loss: torch.Tensor, last: bool) -> None: ...
+    def step(self, lr: float) -> float:
+        """Clip, update, clear gradients; returns the gradient norm before clipping."""
+        ...
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over ranks of a small vector."""
+        ...
+
+
+def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
+    """AdamW without weight decay on biases and norms (every tensor of one dimension)."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=train.lr,
+    )
+
+
+class TorchEngine:
+    """One process, no Ray, no DeepSpeed."""
+
+    rank, world = 0, 1
+
+    def __init__(self, module: nn.Module, train: Train, device: torch.device):
+        self.device = device
+        self._module = module.to(device)
+        self.optimizer = make_optimizer(module, train)
+        self._max_grad_norm = train.max_grad_norm
+        self._parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self._bf16 = train.precision == "bf16"
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        with (
+            torch.autocast(self.device.type, torch.bfloat16)
+            if self._bf16
+            else contextlib.nullcontext()
+        ):
+            return self._module(batch)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm or float("inf"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+class DeepSpeedEngine:
+    """DeepSpeed over an initialised process group (Ray Train sets it up)."""
+
+    def __init__(self, module: nn.Module, train: Train, device: torch.device):
+        import deepspeed
+        import torch.distributed as dist
+        from deepspeed.ops import __compatible_ops__
+
+        if device.type == "cpu":
+            # DeepSpeed would compile a shared-memory all-reduce that training does not use: a
+            # minute, a compiler, and after a kill a lock that hangs the next run.
+            __compatible_ops__["deepspeed_shm_comm"] = False
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.device = device
+        self._engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=module.to(device),
+            # A torch optimizer is passed in: one named in the config would be compiled.
+            optimizer=make_optimizer(module, train),
+            config=deepspeed_config(train),
+            dist_init_required=False,
+        )
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return self._engine(batch)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_boundary=last)
+        self._engine.backward(loss)
+
+    def step(self, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        import torch.distributed as dist
+
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+
+def deepspeed_config(train: Train) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # the loop cuts its own micro-batches
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.max_grad_norm,
+        "zero_optimization": {"stage": train.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }

@@ -1,0 +1,199 @@
+"""The training loop of every stage: teacher fine-tuning, LM distillation, ranker distillation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdscale.config import Train
+from kdscale.data.batches import BatchOrder, count_micro, rank_share, split_micro
+from kdscale.training import checkpoint
+from kdscale.training.engines import Engine
+
+OnLog = Callable[[dict[str, Any]], None]
+
+
+class ItemSource(Protocol):
+    """Items to train on: `lengths` [N] padded tokens an item, and how to make a batch of them."""
+
+    lengths: np.ndarray
+
+    def collate(self, items: np.ndarray, epoch: int) -> dict[str, Any]: ...
+
+
+def total_steps(train: Train, steps_per_epoch: int) -> int:
+    return train.max_steps or max(1, round(train.epochs * steps_per_epoch))
+
+
+def learning_rate(train: Train, step: int, steps: int) -> float:
+    """Linear warm-up to `lr`, then linear decay to zero; step counts from 0."""
+    warmup = max(1, round(train.warmup * steps))
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    return train.lr * max(0.0, (steps - step) / max(1, steps - warmup))
+
+
+def train_loop(
+    *,
+    module: nn.Module,
+    engine: Engine,
+    source: ItemSource,
+    train: Train,
+    weights: dict[str, float],
+    seed: int,
+    metrics_path: Path,
+    checkpoints: Path,
+    on_log: OnLog,
+) -> dict[str, Any]:
+    """Train `module` (batch -> {term: [B] value an item}); the loss is the weighted sum.
+
+    Goes on from the newest checkpoint below `checkpoints`. Returns steps, seconds and tokens/s.
+    """
+    order = BatchOrder(source.lengths, train.batch_size, seed)
+    steps = total_steps(train, order.steps_per_epoch)
+    start = 0
+    found = checkpoint.newest(checkpoints)
+    if found is not None:
+        start = checkpoint.load(found, module, engine)
+    writer = _MetricsWriter(metrics_path, start) if engine.rank == 0 else None
+    module.train()
+    began = logged_at = time.monotonic()
+    tokens = tokens_since = 0
+    waited = 0.0
+    sums = torch.zeros(len(weights), device=engine.device)
+    counted = 0
+    for step, micros, waited_s in _prefetched(order, source, train, engine, start, steps):
+        # Random numbers are a function of the step, so that a resumed run draws the same ones.
+        torch.manual_seed(_step_seed(seed, step, engine.rank))
+        waited += waited_s
+        for index, (batch, share, count) in enumerate(micros):
+            terms = engine.forward(_to_device(batch, engine.device))
+            scale = share * engine.world / order.batch_size
+            means = torch.stack([terms[name].float().mean() for name in weights]) * scale
+            vector = torch.tensor(list(weights.values()), device=engine.device)
+            engine.backward((means * vector).sum(), last=index == len(micros) - 1)
+            sums += means.detach()
+            tokens_since += count
+        norm = engine.step(learning_rate(train, step, steps))
+        counted += 1
+        done = step + 1
+        if done % train.log_every == 0 or done == steps:
+            means = (engine.mean(sums / counted)).tolist()
+            now = time.monotonic()
+            tokens += tokens_since * engine.world
+            if writer is not None:
+                named = dict(zip(weights, means, strict=True))
+                row = {
+                    "step": done,
+                    "steps": steps,
+                    "epoch": done / order.steps_per_epoch,
+                    "lr": learning_rate(train, step, steps),
+                    "loss": sum(weights[name] * value for name, value in named.items()),
+                    "terms": named,
+                    "grad_norm": norm,
+                    "tokens_per_s": tokens_since * engine.world / max(1e-9, now - logged_at),
+                    "data_wait_s": waited,
+                    "elapsed_s": now - began,
+                }
+                writer.write(row)
+                on_log(row)
+            if not np.isfinite(means).all():
+                raise FloatingPointError(f"the loss is not a number at step {done}")
+            sums.zero_()
+            counted = tokens_since = 0
+            waited, logged_at = 0.0, now
+        if train.checkpoint_every and done % train.checkpoint_every == 0 and done < steps:
+            if engine.rank == 0:
+                checkpoint.save(checkpoints, done, module, engine)
+    if writer is not None:
+        writer.close()
+    seconds = time.monotonic() - began
+    return {
+        "steps": steps,
+        "resumed_at": start,
+        "items_seen": steps * order.batch_size,
+        "seconds": seconds,
+        "tokens_per_s": tokens / max(seconds, 1e-9),
+    }
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+
+
+def _prefetched(
+    order: BatchOrder,
+    source: ItemSource,
+    train: Train,
+    engine: Engine,
+    start: int,
+    steps: int,
+) -> Iterator[tuple[int, list[tuple[dict[str, Any], int, int]], float]]:
+    """(step, [(batch, items of ours in it, tokens)], seconds waited), made one step ahead."""
+
+    def make(step: int) -> list[tuple[dict[str, Any], int, int]]:
+        epoch, items = order.batch(step)
+        parts = count_micro(items, source.lengths, train.micro_tokens, engine.world)
+        share = rank_share(items, engine.rank, engine.world)
+        made = []
+        for micro in split_micro(share, source.lengths, train.micro_tokens, parts):
+            # Every rank takes part in every micro-batch: an idle one repeats an item, unweighted.
+            used = micro if len(micro) else items[:1]
+            batch = source.collate(used, epoch)
+            made.append((batch, len(micro), int(source.lengths[micro].sum())))
+        return made
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(make, start) if start < steps else None
+        for step in range(start, steps):
+            waiting = time.monotonic()
+            micros = ahead.result()
+            waited = time.monotonic() - waiting
+            if step + 1 < steps:
+                ahead = pool.submit(make, step + 1)
+            yield step, micros, waited
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: _to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list):
+        return [_to_device(value, device) for value in batch]
+    return batch
+
+
+class _MetricsWriter:
+    """metrics.jsonl and TensorBoard events; rows after a resumed step are dropped first."""
+
+    def __init__(self, path: Path, start: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        kept = []
+        if start and path.exists():
+            kept = [r for r in path.read_text().splitlines() if json.loads(r)["step"] <= start]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+        self._file.writelines(row + "\n" for row in kept)
+        self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start or None)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name in ("loss", "lr", "grad_norm", "tokens_per_s"):
+            self._events.add_scalar(name, row[name], row["step"])
+        for name, value in row["terms"].items():
+            self._events.add_scalar(f"terms/{name}", value, row["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
