@@ -1,0 +1,154 @@
+"""From texts to the model's input: tokenise once, put pairs together when a batch is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from kdscale.errors import KdscaleError
+
+Pair = tuple[np.ndarray, np.ndarray]  # token ids of the query and of the passage
+
+# How a pair is cut depends on which of its texts is the longer, so texts are kept longer than a
+# pair can be. 1,024 tokens is twice what BERT can read: only of two texts that are both longer
+# the comparison is lost (it decides to which of them the odd token of a pair goes).
+KEPT_TOKENS = 1024
+
+
+class PairEncoder:
+    """The layout of a query-passage pair for one tokenizer.
+
+    The layout (which special tokens stand before, between and after the texts, and the token
+    types) is learnt from the tokenizer by encoding one pair, so BERT, RoBERTa and the like need
+    no code of their own.
+
+    Attributes: tokenizer, max_length, budget (tokens of a pair that are text), pad_id, cls_id,
+    sep_id, mask_id (None where the tokenizer has no such token), vocab_size, uses_types.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        if not tokenizer.is_fast:
+            raise KdscaleError(f"tokenizer {name}: has no tokenizer.json; convert it to a fast one")
+        if tokenizer.pad_token_id is None or tokenizer.truncation_side != "right":
+            raise KdscaleError(
+                f"tokenizer {name}: needs a padding token and truncation_side 'right'; "
+                "mend its tokenizer_config.json"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_id: int = tokenizer.pad_token_id
+        self.cls_id: int | None = tokenizer.cls_token_id
+        self.sep_id: int | None = tokenizer.sep_token_id
+        self.mask_id: int | None = tokenizer.mask_token_id
+        self.vocab_size: int = len(tokenizer)
+
+        probe = tokenizer("a", "a")
+        ids, owners = np.array(probe["input_ids"], dtype=np.int32), probe.sequence_ids()
+        self.uses_types: bool = "token_type_ids" in probe
+        types = np.array(probe.get("token_type_ids", [0] * len(ids)), dtype=np.int32)
+        q_start, q_end = _span(owners, 0)
+        p_start, p_end = _span(owners, 1)
+        cuts = [(0, q_start), (q_end, p_start), (p_end, len(ids))]
+        self._special_ids = [ids[a:b] for a, b in cuts]
+        self._special_types = [types[a:b] for a, b in cuts]
+        self._q_type, self._p_type = types[q_start], types[p_start]
+        self.budget = max_length - sum(len(part) for part in self._special_ids)
+        if self.budget < 2:
+            raise KdscaleError(
+                f"a max_length of {max_length} leaves no room for a query and a passage; "
+                f"set at least {max_length - self.budget + 2}"
+            )
+
+    @classmethod
+    def load(cls, path: str | Path, max_length: int | None = None) -> PairEncoder:
+        """Read the tokenizer files of a directory; max_length is the one saved with them."""
+        from kdscale.models.pretrained import load_tokenizer
+
+        tokenizer = load_tokenizer(str(path))
+        length = max_length or tokenizer.model_max_length
+        if length > 1_000_000:  # what transformers says where the files give no limit
+            raise KdscaleError(
+                f"{path}/tokenizer_config.json: has no model_max_length; "
+                "set it to the tokens of a query-passage pair"
+            )
+        return cls(tokenizer, length)
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer files, max_length among them as `model_max_length`."""
+        # The last call's padding and truncation would otherwise end up in tokenizer.json.
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.model_max_length = self.max_length
+        self.tokenizer.save_pretrained(path)
+
+    def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids (int32) of each text without special tokens, at most KEPT_TOKENS of them."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            truncation=True,
+            max_length=max(KEPT_TOKENS, self.max_length),
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+    def length(self, q_len: int, p_len: int) -> int:
+        """Tokens of a pair of texts of so many tokens, special tokens included, after cutting."""
+        return self.max_length - self.budget + min(q_len + p_len, self.budget)
+
+    def assemble(self, q_ids: np.ndarray, p_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pair's ids and token types, [length] int32 each.
+
+        Equal to `tokenizer(query, passage, truncation=True, max_length=max_length)`.
+        """
+        q_keep, p_keep = self._keep(len(q_ids), len(p_ids))
+        before, between, after = self._special_ids
+        ids = np.concatenate([before, q_ids[:q_keep], between, p_ids[:p_keep], after])
+        t_before, t_between, t_after = self._special_types
+        q_types = np.full(q_keep, self._q_type, dtype=np.int32)
+        p_types = np.full(p_keep, self._p_type, dtype=np.int32)
+        types = np.concatenate([t_before, q_types, t_between, p_types, t_after])
+        return ids.astype(np.int32, copy=False), types
+
+    def collate(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+        """A padded batch: input_ids, attention_mask and, where the model has them,
+        token_type_ids, each [B, L] int64."""
+        rows = [self.assemble(q, p) for q, p in pairs]
+        shape = (len(rows), max(len(ids) for ids, _ in rows))
+        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
+        types = np.full(shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for i, (ids, row_types) in enumerate(rows):
+            input_ids[i, : len(ids)] = ids
+            types[i, : len(ids)] = row_types
+            mask[i, : len(ids)] = 1
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}
+        if self.uses_types:
+            batch["token_type_ids"] = torch.from_numpy(types)
+        return batch
+
+    def _keep(self, q_len: int, p_len: int) -> tuple[int, int]:
+        """How many tokens of each text stay: `longest_first` as the tokenizers library does it.
+
+        The shorter text stays whole while it leaves the longer one at least its own length;
+        else each gets half, and the longer one (of equals the passage) the odd token.
+        """
+        if q_len + p_len <= self.budget:
+            return q_len, p_len
+        short = min(q_len, p_len, self.budget // 2)
+        long = self.budget - short
+        return (long, short) if q_len > p_len else (short, long)
+
+
+def _span(owners: list[int | None], text: int) -> tuple[int, int]:
+    """Start and end of one text in an encoded pair."""
+    start = owners.index(text)
+    return start, start + owners.count(text)

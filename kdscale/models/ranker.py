@@ -1,0 +1,139 @@
+"""The ranker: a cross-encoder with one logit, its files, and scoring with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from kdscale.errors import KdscaleError
+from kdscale.models.encode import Pair, PairEncoder
+from kdscale.models.pretrained import (
+    check_max_length,
+    check_model_dir,
+    load_encoder,
+    read_pretrained,
+    set_dropout,
+)
+
+# sentence-transformers would put a sigmoid on a single logit; scores here are raw logits.
+RAW_LOGITS = {"activation_fn": "torch.nn.modules.linear.Identity"}
+
+
+def build_ranker(encoder: PreTrainedModel, dropout: float, seed: int) -> PreTrainedModel:
+    """A ranker on a copy of `encoder`'s weights, with a head drawn at random from `seed`.
+
+    The head is the architecture's own sequence-classification head with one output. Where the
+    encoder has no pooler and the head needs one, that is drawn too. In training mode.
+    """
+    config = type(encoder.config).from_dict(encoder.config.to_dict())
+    config.num_labels = 1
+    config.architectures = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    body = model.base_model
+    wanted = body.state_dict()
+    weights = {k: v for k, v in encoder.state_dict().items() if k in wanted}
+    missing = [k for k in wanted if k not in weights and not k.startswith("pooler.")]
+    if missing:
+        raise KdscaleError(
+            f"a {config.model_type} ranker cannot be built on this encoder: it lacks {missing[0]}"
+        )
+    body.load_state_dict(weights, strict=False)
+    set_dropout(model, dropout)
+    return model.float().train()
+
+
+def ranker_from_lm(path: str | Path, dropout: float, seed: int) -> PreTrainedModel:
+    """A ranker on the encoder in a directory, with a fresh head."""
+    return build_ranker(load_encoder(str(path)), dropout, seed)
+
+
+def save_ranker(model: PreTrainedModel, encoder: PairEncoder, path: str | Path) -> None:
+    """Write a Hugging Face directory that `AutoModelForSequenceClassification` and
+    sentence-transformers' `CrossEncoder` read, both with the scores of `Scorer`."""
+    model.config.sentence_transformers = dict(RAW_LOGITS)
+    model.save_pretrained(path)
+    encoder.save(path)
+
+
+def load_ranker(path: str | Path) -> PreTrainedModel:
+    """The ranker in a directory, fp32, in evaluation mode.
+
+    Raises KdscaleError for a directory without weights, and for a model that is no ranker.
+    """
+    check_model_dir(path)
+    model, report = read_pretrained(
+        AutoModelForSequenceClassification,
+        str(path),
+        attn_implementation="sdpa",
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if report["missing_keys"] or model.config.num_labels != 1:
+        raise KdscaleError(
+            f"{path} is no ranker with one logit (missing: "
+            f"{', '.join(sorted(report['missing_keys'])[:3]) or 'none'}; outputs: "
+            f"{model.config.num_labels}); fine-tune or distil one from it first"
+        )
+    return model.eval()
+
+
+class Scorer:
+    """Scores pairs with a ranker, in batches of like length.
+
+    batch_tokens: at most so many padded tokens a forward (a longer pair goes alone).
+    precision "bf16" runs the matrix products in bfloat16 (autocast); scores are float32 always.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: PairEncoder,
+        batch_tokens: int = 8_192,
+        device: str | torch.device = "cpu",
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ):
+        check_max_length(model.config, encoder.max_length)
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.encoder = encoder
+        self.batch_tokens = batch_tokens
+        self.precision = precision
+
+    @torch.inference_mode()
+    def score(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """[len(pairs)] float32 raw logits, in the order given."""
+        lengths = np.array([self.encoder.length(len(q), len(p)) for q, p in pairs], dtype=np.int64)
+        batches = plan_batches(lengths, self.batch_tokens)
+        logits = []
+        for batch in batches:
+            inputs = self.encoder.collate([pairs[i] for i in batch])
+            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            with torch.autocast(
+                self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+            ):
+                output = self.model(**inputs).logits
+            logits.append(output[:, 0].float())  # stays on the device: one wait at the end
+        scores = np.empty(len(pairs), dtype=np.float32)
+        if batches:
+            scores[np.concatenate(batches)] = torch.cat(logits).cpu().numpy()
+        return scores
+
+
+def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Index arrays that cover every item once, longest first, each within the padded budget."""
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        # Sorted downwards, so the first item gives the width of its batch.
+        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
