@@ -1,0 +1,179 @@
+import math
+
+import pytest
+import torch
+
+from kdscale.losses.ranking import (
+    NEEDS_TEACHER,
+    RANKING_LOSSES,
+    bce,
+    lce,
+    listwise_kl,
+    margin_mse,
+    pointwise_mse,
+    ranknet,
+)
+
+ALL = list(RANKING_LOSSES)
+NO_PADDING = torch.ones(1, 3, dtype=torch.bool)
+
+
+def row(*values):
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def group(seed=0, batch=3, size=5):
+    """Scores, teacher, labels (positive first) and a mask with padding of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(batch, size, generator=generator, dtype=torch.float64)
+    teacher = torch.randn(batch, size, generator=generator, dtype=torch.float64)
+    labels = torch.zeros(batch, size, dtype=torch.int64)
+    labels[:, 0] = 1
+    mask = torch.arange(size) < torch.tensor([[size], [size - 1], [2]])
+    return scores, teacher, labels, mask
+
+
+def softplus(x):
+    return math.log(1 + math.exp(x))
+
+
+def test_lce_by_hand():
+    value = lce(row(2.0, 1.0, 0.0), torch.tensor([[1, 0, 0]]), NO_PADDING)
+    assert value.item() == pytest.approx(-2 + math.log(math.e**2 + math.e + 1))
+
+
+def test_lce_of_two_relevant_passages_contrasts_each_with_the_negatives_only():
+    value = lce(row(2.0, 1.0, 0.0), torch.tensor([[1, 3, 0]]), NO_PADDING)
+    assert value.item() == pytest.approx((softplus(-2) + softplus(-1)) / 2)
+
+
+def test_bce_by_hand():
+    value = bce(row(2.0, -1.0, 0.0), torch.tensor([[2, 0, 0]]), NO_PADDING)
+    assert value.item() == pytest.approx((softplus(-2) + softplus(-1) + math.log(2)) / 3)
+
+
+def test_pointwise_mse_by_hand():
+    assert pointwise_mse(row(1.0, 2.0, 5.0), row(0.0, 4.0, 5.0), NO_PADDING).item() == 5 / 3
+
+
+def test_margin_mse_by_hand():
+    # Margins of the student 2 - 1 = 1 and 2 - 0 = 2, of the teacher 5 - 1 = 4 and 5 - 3 = 2.
+    value = margin_mse(
+        row(2.0, 1.0, 0.0), row(5.0, 1.0, 3.0), torch.tensor([[1, 0, 0]]), NO_PADDING
+    )
+    assert value.item() == pytest.approx((9 + 0) / 2)
+
+
+def test_margin_mse_does_not_see_a_shift_of_the_student():
+    scores, teacher, labels, mask = group()
+    same = margin_mse(scores + 7, teacher, labels, mask)
+    torch.testing.assert_close(same, margin_mse(scores, teacher, labels, mask))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_listwise_kl_by_hand(temperature):
+    student, teacher = [1.0, 0.0, -1.0], [0.0, 2.0, 1.0]
+
+    def softmax(logits):
+        powers = [math.exp(x / temperature) for x in logits]
+        return [p / sum(powers) for p in powers]
+
+    p, q = softmax(teacher), softmax(student)
+    expected = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) * temperature**2
+    value = listwise_kl(row(*student), row(*teacher), NO_PADDING, temperature)
+    assert value.item() == pytest.approx(expected)
+
+
+def test_ranknet_by_hand():
+    # The teacher puts 1 above 0 and above 2, and ties 0 with 2.
+    value = ranknet(row(0.0, 1.0, 3.0), row(1.0, 2.0, 1.0), NO_PADDING)
+    assert value.item() == pytest.approx((softplus(0 - 1) + softplus(3 - 1)) / 2)
+
+
+@pytest.mark.parametrize("name", ["pointwise_mse", "margin_mse", "listwise_kl"])
+def test_a_student_equal_to_its_teacher_has_no_loss(name):
+    scores, _, labels, mask = group()
+    value = RANKING_LOSSES[name](scores, scores.clone(), labels, mask, 1.0)
+    torch.testing.assert_close(value, torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients(name):
+    scores, teacher, labels, mask = group()
+    scores.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda s: RANKING_LOSSES[name](s, teacher, labels, mask, 1.5), (scores,)
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_padding_changes_nothing(name):
+    scores, teacher, labels, mask = group()
+    padded = []
+    for tensor, fill in ((scores, 1e4), (teacher, -1e4), (labels, 1)):
+        tensor = torch.where(mask, tensor, torch.full_like(tensor, fill))
+        extra = torch.full((3, 2), fill, dtype=tensor.dtype)
+        padded.append(torch.cat([tensor, extra], dim=1))
+    wide_mask = torch.cat([mask, torch.zeros(3, 2, dtype=torch.bool)], dim=1)
+    wide = padded[0].requires_grad_()
+    value = RANKING_LOSSES[name](wide, padded[1], padded[2], wide_mask, 1.0)
+    torch.testing.assert_close(value, RANKING_LOSSES[name](scores, teacher, labels, mask, 1.0))
+    value.sum().backward()
+    assert wide.grad[~wide_mask].abs().max() == 0
+    for i, length in enumerate(mask.sum(1)):
+        one = [t[i : i + 1, :length] for t in (scores, teacher, labels, mask)]
+        torch.testing.assert_close(RANKING_LOSSES[name](*one, 1.0)[0], value.detach()[i])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_group_of_padding_alone_gives_zero_and_no_nan(name):
+    scores, teacher, labels, mask = (t[:1] for t in group())
+    scores.requires_grad_()
+    value = RANKING_LOSSES[name](scores, teacher, labels, torch.zeros_like(mask), 1.0)
+    value.sum().backward()
+    assert value.item() == 0 and scores.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"bce", "pointwise_mse"}))
+def test_one_passage_gives_nothing_to_compare(name):
+    value = RANKING_LOSSES[name](
+        row(3.0), row(-1.0), torch.tensor([[1]]), torch.ones(1, 1, dtype=torch.bool), 1.0
+    )
+    assert value.item() == 0
+
+
+@pytest.mark.parametrize("name", ["lce", "margin_mse"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_only_negatives_or_only_positives(name, label):
+    scores = row(3.0, 1.0, 2.0).requires_grad_()
+    labels = torch.full((1, 3), label)
+    value = RANKING_LOSSES[name](scores, row(0.0, 5.0, 1.0), labels, NO_PADDING, 1.0)
+    value.sum().backward()
+    assert value.item() == 0 and scores.grad.abs().max() == 0
+
+
+def test_all_equal_scores():
+    equal, labels = row(0.5, 0.5, 0.5), torch.tensor([[1, 0, 0]])
+    assert lce(equal, labels, NO_PADDING).item() == pytest.approx(math.log(3))
+    assert ranknet(row(3.0, 1.0, 2.0), equal, NO_PADDING).item() == 0
+    assert ranknet(equal, row(3.0, 1.0, 2.0), NO_PADDING).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_extreme_scores_stay_finite(name):
+    scores = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[-1e4, 1e4, 0.0]])
+    value = RANKING_LOSSES[name](scores, teacher, torch.tensor([[1, 0, 0]]), NO_PADDING, 1.0)
+    value.sum().backward()
+    assert torch.isfinite(value).all() and torch.isfinite(scores.grad).all()
+
+
+def test_which_losses_need_a_teacher():
+    scores, teacher, labels, mask = group()
+    assert set(ALL) > NEEDS_TEACHER
+    for name in ALL:
+        if name in NEEDS_TEACHER:
+            other = RANKING_LOSSES[name](scores, teacher.flip(1), labels, mask, 1.0)
+            assert not torch.equal(other, RANKING_LOSSES[name](scores, teacher, labels, mask, 1.0))
+        else:
+            RANKING_LOSSES[name](scores, None, labels, mask, 1.0)
