@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_ranker_distill")
+# The names of `kdscale.losses`, here so that a config is checked without torch.
+HARD_LOSSES = ("lce", "bce")
+SOFT_LOSSES = ("pointwise_mse", "margin_mse", "listwise_kl", "ranknet")
+LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from kdscale import config as schema
-from kdscale.config import STRATEGIES, Config, Shape
+from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape
 from kdscale.errors import KdscaleError
 
 SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(schema.Source)}
@@ -50,6 +50,7 @@ def check_config(config: Config) -> None:
             raise KdscaleError(
                 f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
             )
+    _check_losses(config)
     names = [shape.name for shape in config.students]
     for name in names:
         if names.count(name) > 1:
@@ -85,6 +86,22 @@ def check_config(config: Config) -> None:
             raise KdscaleError(f"{key} is too small")
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
+
+
+def _check_losses(config: Config) -> None:
+    for key, losses, known in (
+        ("teacher.losses", config.teacher.losses, HARD_LOSSES),
+        ("ranker.hard_losses", config.ranker.hard_losses, HARD_LOSSES),
+        ("ranker.soft_losses", config.ranker.soft_losses, HARD_LOSSES + SOFT_LOSSES),
+        ("lm.losses", config.lm.losses, LM_LOSSES),
+    ):
+        if not losses:
+            raise KdscaleError(f"{key}: at least one loss; there are: {', '.join(known)}")
+        for name in losses:
+            if name in SOFT_LOSSES and known is HARD_LOSSES:
+                raise KdscaleError(f"{key}: {name} needs teacher scores; use {known[0]}")
+            if name not in known:
+                raise KdscaleError(f"{key}: no loss {name!r}{_nearest(name, known)}")
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdscale.losses import lm as lm_losses
+from kdscale.losses.lm import PROJECTION_OF, lm_terms
 from kdscale.losses.ranking import RANKING_LOSSES
 from kdscale.models.capture import Capture
 
@@ -58,7 +58,7 @@ class LmTraining(nn.Module):
         self._losses = losses
         self._relation_heads = relation_heads
         narrow, wide = student.config.hidden_size, teacher.config.hidden_size
-        names = [n for n in ("hidden", "embedding") if n in losses]
+        names = sorted({PROJECTION_OF[n] for n in losses if n in PROJECTION_OF})
         self.projections = nn.ModuleDict({n: nn.Linear(narrow, wide, bias=False) for n in names})
 
     def start_projections(self, basis: torch.Tensor) -> None:
@@ -84,7 +84,7 @@ class LmTraining(nn.Module):
             self._teacher[0](**batch)
         with Capture(self.student, **what) as student:
             self.student(**batch)
-        return lm_losses.lm_terms(
+        return lm_terms(
             list(self._losses),
             student,
             teacher,

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from kdscale.config import BeirSource, DocstringsSource
+from kdscale.configload import load_config
+from kdscale.errors import KdscaleError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHAPE = "{name: s, layers: 2, hidden: 8, heads: 2, intermediate: 16}"
+
+
+def _load(tmp_path, text, *overrides):
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, list(overrides))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_the_configs_we_ship_load(path):
+    assert load_config(path).students
+
+
+def test_defaults_and_types(tmp_path):
+    config = _load(tmp_path, "teacher: {train: {lr: 5e-5, epochs: 2}}\nseed: 3")
+    assert config.teacher.train.lr == 5e-5
+    assert config.teacher.train.epochs == 2.0
+    assert config.seed == 3
+    assert isinstance(config.source, DocstringsSource)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert _load(tmp_path, "").seed == 13
+
+
+def test_the_type_chooses_the_source(tmp_path):
+    config = _load(tmp_path, "source: {type: beir, path: here}")
+    assert config.source == BeirSource(path="here")
+
+
+def test_set_overrides_one_setting(tmp_path):
+    config = _load(tmp_path, "seed: 1", "seed=2", "lm.losses={qkv: 2}", "storage.uri=x/y")
+    assert (config.seed, config.lm.losses, config.storage.uri) == (2, {"qkv": 2.0}, "x/y")
+
+
+def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
+    (tmp_path / "students").mkdir()
+    (tmp_path / "students" / "tiny.yaml").write_text(
+        "layers: 2\nhidden: 8\nheads: 2\nintermediate: 16"
+    )
+    config = _load(tmp_path, "students: [tiny]")
+    assert (config.students[0].name, config.students[0].hidden) == ("tiny", 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sede: 1", "unknown key sede; did you mean seed"),
+        ("teacher: {train: {lrr: 1}}", r"unknown key teacher\.train\.lrr; did you mean lr"),
+        ("seed: hello", "seed: expected int, not 'hello'"),
+        ("seed: 1.5", "seed: expected int"),
+        ("seed: true", "seed: expected int"),
+        ("teacher: 3", "teacher: a group of settings"),
+        ("students: tiny", "students: a list"),
+        ("students: [tiny]", "no shape 'tiny'"),
+        ("students: [{name: a, layers: 2}]", "needs hidden"),
+        (f"students: [{SHAPE}, {SHAPE}]", "two are named 's'"),
+        (f"students: [{SHAPE.replace('heads: 2', 'heads: 3')}]", "3 heads do not divide hidden"),
+        (f"students: [{SHAPE.replace('layers: 2', 'layers: 0')}]", "layers must be at least 1"),
+        ("source: {type: beri}", r"source\.type: no source 'beri' \(str\); did you mean beir"),
+        ("source: {path: x}", "the key type"),
+        ("source: {type: beir, pth: x}", r"unknown key source\.pth; did you mean path"),
+        ("ranker: {strategies: [ranker_destill]}", "did you mean ranker_distill"),
+        ("ranker: {train: {precision: fp16}}", "one of fp32, bf16"),
+        ("ranker: {soft_losses: {margin_mes: 1}}", "did you mean margin_mse"),
+        ("ranker: {hard_losses: {margin_mse: 1}}", "needs teacher scores"),
+        ("lm: {losses: {hiden: 1}}", "did you mean hidden"),
+        ("lm: {train: {zero_stage: 3}}", "zero_stage"),
+        ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
+        ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
+        ("lm: {train: {lr: .nan}}", "NaN"),
+        ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
+        ("a: [1", "line 1"),
+        ("- 1", "not a mapping"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_its_place(tmp_path, text, message):
+    with pytest.raises(KdscaleError, match=message) as caught:
+        _load(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "seed.x=1", "seed=[1"])
+def test_a_bad_override_is_named(tmp_path, override):
+    with pytest.raises(KdscaleError, match="--set"):
+        _load(tmp_path, "seed: 1", override)
+
+
+def test_a_missing_and_a_binary_file(tmp_path):
+    with pytest.raises(KdscaleError, match="no config file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KdscaleError, match="cannot read"):
+        load_config(tmp_path / "b.yaml")
