@@ -1,0 +1,137 @@
+"""How long a ranker needs for one query's candidates on a CPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from kdscale.models.encode import PairEncoder
+from kdscale.models.ranker import plan_batches
+from kdscale.progress import Task
+
+# Padded tokens a forward: small enough that pairs of like length stand together, large enough
+# to keep one core busy.
+BATCH_TOKENS = 2_048
+
+Request = tuple[str, Sequence[str]]  # a query and the passages to rank, as texts
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds, one value a query: from texts to the model's input tensors, and the model's
+    forward passes over them."""
+
+    tokenise_ms: np.ndarray
+    forward_ms: np.ndarray
+
+    @property
+    def total_ms(self) -> np.ndarray:
+        return self.tokenise_ms + self.forward_ms
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Median and 95th percentile of each part."""
+        return {
+            part: {
+                "median": round(float(np.median(values)), 3),
+                "p95": round(float(np.percentile(values, 95)), 3),
+            }
+            for part, values in self.parts().items()
+        }
+
+    def parts(self) -> dict[str, np.ndarray]:
+        return {
+            "tokenise_ms": self.tokenise_ms,
+            "forward_ms": self.forward_ms,
+            "total_ms": self.total_ms,
+        }
+
+
+def speedup(slow: np.ndarray, fast: np.ndarray) -> float:
+    """How many times faster: the ratio of the medians."""
+    return round(float(np.median(slow) / np.median(fast)), 3)
+
+
+def measure_latency(
+    rankers: Mapping[str, tuple[PreTrainedModel, PairEncoder]],
+    requests: Sequence[Request],
+    threads: int,
+    task: Task,
+) -> dict[str, Timings]:
+    """Time every ranker on every request, after one warm-up request each.
+
+    The rankers take turns, request by request, and each request begins with another ranker: a
+    machine that slows down for a while slows them all down, and ratios stay fair.
+    """
+    names = list(rankers)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    with cpu_threads(threads), torch.inference_mode():
+        for model, encoder in rankers.values():
+            _rerank(model.to("cpu").eval(), encoder, requests[0])
+        for number, request in enumerate(requests):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                seconds[name].append(_rerank(*rankers[name], request))
+                task.advance()
+    return {name: Timings(*(1e3 * np.array(seconds[name]).T)) for name in names}
+
+
+def _rerank(model: PreTrainedModel, encoder: PairEncoder, request: Request) -> tuple[float, float]:
+    """Seconds to tokenise and to run the model, for one request."""
+    query, passages = request
+    began = time.perf_counter()
+    query_ids, *passage_ids = encoder.tokenise([query, *passages])
+    pairs = [(query_ids, ids) for ids in passage_ids]
+    lengths = np.array([encoder.length(len(q), len(p)) for q, p in pairs])
+    batches = [
+        encoder.collate([pairs[i] for i in batch]) for batch in plan_batches(lengths, BATCH_TOKENS)
+    ]
+    tokenised = time.perf_counter()
+    for batch in batches:
+        model(**batch)
+    return tokenised - began, time.perf_counter() - tokenised
+
+
+@contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """Give torch so many threads and the tokenizer one, and put back what was there."""
+    before, tokenizer = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
+    torch.set_num_threads(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if tokenizer is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = tokenizer
+
+
+def hardware() -> dict[str, Any]:
+    """What the times were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "precision": "fp32",
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
