@@ -29,12 +29,12 @@ class Cluster:
 
     address: str | None = None  # a Ray address; None starts Ray inside this process
     workers: int = 1  # Ray Train workers of a training stage
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: float | None = None  # None: an even share of the cluster's CPUs
     gpus_per_worker: float = 0.0
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     # "torch" trains in the calling process, without Ray: for a notebook or a single GPU
     scorers: int = 1  # Ray Data actors of the scoring stage
-    cpus_per_scorer: float = 1.0
+    cpus_per_scorer: float | None = None
     gpus_per_scorer: float = 0.0
 
 

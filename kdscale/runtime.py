@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -73,6 +74,21 @@ def _quiet_data_logging() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cpus_each(requested: float | None, count: int) -> float:
+    """CPUs of one worker or actor: what was asked for, else an even share of the cluster."""
+    import ray
+
+    if requested is not None:
+        return requested
+    total = ray.cluster_resources().get("CPU", 0.0)
+    return math.floor((total - HEADROOM_CPUS) / count * 10) / 10
+
+
+def threads_of(cpus: float) -> int:
+    """Compute threads for a worker of so many CPUs: a share of 1.8 still fills two cores."""
+    return max(1, round(cpus))
 
 
 def check_fits(what: str, cpus: float, gpus: float, key: str) -> None:

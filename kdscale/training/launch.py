@@ -17,7 +17,7 @@ from typing import Any
 from kdscale.config import Cluster, Train
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
-from kdscale.runtime import check_fits, ray_session
+from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 
 MAX_WORKER_FAILURES = 3
 POLL_S = 0.5
@@ -72,21 +72,22 @@ def _run_ray(
         import ray.train
         from ray.train.torch import TorchTrainer
 
+        cpus = cpus_each(cluster.cpus_per_worker, cluster.workers)
         check_fits(
             f"training with {cluster.workers} workers",
-            cluster.workers * cluster.cpus_per_worker,
+            cluster.workers * cpus,
             cluster.workers * cluster.gpus_per_worker,
             "cluster.workers or cluster.cpus_per_worker",
         )
         board = ray.remote(num_cpus=0)(_Board).remote()
-        settings = {"job": json.dumps(asdict(job)), "threads": int(cluster.cpus_per_worker) or 1}
+        settings = {"job": json.dumps(asdict(job)), "threads": threads_of(cpus)}
         trainer = TorchTrainer(
             _worker,
             train_loop_config={**settings, "board": board},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
                 use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker=_resources(cluster),
+                resources_per_worker=_resources(cpus, cluster.gpus_per_worker),
             ),
             run_config=ray.train.RunConfig(
                 # A name of its own: Ray silently resumes a run whose name it has seen.
@@ -105,11 +106,8 @@ def _run_ray(
     return facts
 
 
-def _resources(cluster: Cluster) -> dict[str, float]:
-    resources = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
-    return resources
+def _resources(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
 
 def _worker(settings: dict[str, Any]) -> None:
