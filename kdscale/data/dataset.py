@@ -1,0 +1,143 @@
+"""Reading what the prepare stages wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from kdscale.data.schema import (
+    BLOCKS,
+    CANDIDATES,
+    PAIRS,
+    PASSAGE_TOKENS,
+    PASSAGES,
+    QRELS,
+    QUERIES,
+    QUERY_TOKENS,
+)
+from kdscale.data.shards import read_shards, read_table
+from kdscale.errors import KdscaleError
+
+if TYPE_CHECKING:
+    from kdscale.models.encode import PairEncoder
+
+STATS = "stats.json"
+TOKENS_INFO = "tokens.json"
+
+
+class Dataset:
+    """A dataset artifact. Every method reads its table from the files anew."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._splits: list[str] = read_json(self.path / STATS)["splits"]
+
+    def splits(self) -> list[str]:
+        """In the order of the source or of prepare.split."""
+        return list(self._splits)
+
+    def passages(self) -> pa.Table:
+        return read_shards(self.path / "passages", PASSAGES)
+
+    def queries(self, split: str) -> pa.Table:
+        return self._of_split("queries", split, QUERIES)
+
+    def qrels(self, split: str) -> pa.Table:
+        return self._of_split("qrels", split, QRELS)
+
+    def candidates(self, split: str) -> pa.Table:
+        """By query in the order of `queries`, by rank within a query."""
+        return self._of_split("candidates", split, CANDIDATES)
+
+    def pairs(self) -> pa.Table:
+        """The training pairs, by pair_id (0, 1, ...), a query's pairs together."""
+        return read_shards(self.path / "pairs", PAIRS)
+
+    def _of_split(self, table: str, split: str, schema: pa.Schema) -> pa.Table:
+        check_split(split, self._splits)
+        return read_table(self.path / table / f"{split}.parquet", schema)
+
+
+class Tokens:
+    """A tokens artifact: token ids without special tokens, in memory as one flat array a table."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.info = read_json(self.path / TOKENS_INFO)
+        self._passages: _Ragged | None = None
+        self._queries: dict[str, _Ragged] = {}
+
+    def passage_ids(self, pid: str) -> np.ndarray:
+        """[tokens] int32."""
+        if self._passages is None:
+            self._passages = _Ragged(read_shards(self.path / "passages", PASSAGE_TOKENS))
+        return self._passages[pid]
+
+    def query_ids(self, split: str, qid: str) -> np.ndarray:
+        """[tokens] int32."""
+        if split not in self._queries:
+            check_split(split, self.info["splits"])
+            path = self.path / "queries" / f"{split}.parquet"
+            self._queries[split] = _Ragged(read_table(path, QUERY_TOKENS))
+        return self._queries[split][qid]
+
+    def blocks(self) -> np.ndarray:
+        """[N, block_length] int32, special tokens included."""
+        flat, _ = flatten(read_shards(self.path / "blocks", BLOCKS)["ids"])
+        return flat.reshape(-1, self.info["block_length"])
+
+    def encoder(self) -> PairEncoder:
+        """What puts pairs together, for the tokenizer and max_length of these tokens."""
+        from kdscale.models.encode import PairEncoder
+
+        return PairEncoder.load(self.path / "tokenizer", self.info["max_length"])
+
+
+class _Ragged:
+    """Rows of different lengths by id."""
+
+    def __init__(self, table: pa.Table):
+        self._flat, self._offsets = flatten(table["ids"])
+        self._row = {key: i for i, key in enumerate(table[0].to_pylist())}
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        try:
+            row = self._row[key]
+        except KeyError:
+            raise KdscaleError(
+                f"the tokens lack {key!r}; run the prepare stage again for this dataset"
+            ) from None
+        return self._flat[self._offsets[row] : self._offsets[row + 1]]
+
+
+def flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A list<int32> column of N rows as flat values (int32) and offsets [N + 1] (int64).
+
+    Chunk by chunk, since the offsets inside Arrow are int32 and a collection has more tokens.
+    """
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    offsets = np.zeros(len(column) + 1, dtype=np.int64)
+    np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]), out=offsets[1:])
+    return np.concatenate([np.empty(0, np.int32), *values]), offsets
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KdscaleError(
+            f"cannot read {path} ({error}); remove its artifact and run again"
+        ) from None
+
+
+def check_split(split: str, splits: list[str]) -> None:
+    if split not in splits:
+        raise KdscaleError(
+            f"the dataset has no split {split!r}, only {', '.join(splits)}; correct the name "
+            "(evaluate.splits) or the source"
+        )

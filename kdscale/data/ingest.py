@@ -1,0 +1,183 @@
+"""From a reader to checked tables: passages, queries and judgments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kdscale.data.clean import (
+    DUPLICATE_ID,
+    DUPLICATE_PAIR,
+    EMPTY_TEXT,
+    UNKNOWN_PASSAGE,
+    UNKNOWN_QUERY,
+    RejectLog,
+    clean_table,
+    clean_text,
+    cut_text,
+    fault_of,
+    is_utf8,
+)
+from kdscale.data.lines import NO_TEXT, NOT_UTF8, check_file, read_lines
+from kdscale.data.queries import Judgments
+from kdscale.data.raymap import in_blocks, map_tables
+from kdscale.data.readers.base import ParallelReader
+from kdscale.data.schema import PASSAGES
+from kdscale.progress import Task
+
+EXTRA_TEXT = "prepare.extra_text"
+UNITS_PER_BLOCK = 64
+TEXT = pa.schema([("text", pa.string())])
+RAW = pa.schema([("number", pa.int64()), *PASSAGES])
+
+
+def ingest_passages(
+    items: Iterable[Any], log: RejectLog, max_chars: int, task: Task
+) -> tuple[pa.Table, int]:
+    """PASSAGES, cleaned, in the order read, and how many texts were cut."""
+    kind = "passages"
+
+    def readable() -> Iterator[tuple[int, str, str]]:
+        for number, (pid, text) in log.accepted(kind, items):
+            fault = fault_of(pid, text)
+            if fault:
+                log.reject(kind, number, fault, f"{pid} {text}")
+            else:
+                yield number, pid, text
+
+    seen: set[str] = set()
+    tables, cut = [], 0
+    blocks = in_blocks(readable(), RAW, text=RAW.names.index("text"))
+    for table in map_tables(blocks, clean_table, max_chars=max_chars):
+        keep = []
+        for number, pid, text in zip(*(table[n].to_pylist() for n in RAW.names), strict=True):
+            fault = EMPTY_TEXT if not text else DUPLICATE_ID if pid in seen else None
+            if fault:
+                log.reject(kind, number, fault, f"{pid} {text}")
+            else:
+                seen.add(pid)
+            keep.append(fault is None)
+        kept = table.filter(pa.array(keep))
+        cut += kept["cut"].to_pylist().count(True)
+        tables.append(kept.select(PASSAGES.names))
+        task.advance(table.num_rows)
+    return pa.concat_tables([PASSAGES.empty_table(), *tables]), cut
+
+
+def ingest_queries(
+    items: Iterable[Any], kind: str, log: RejectLog, max_chars: int
+) -> tuple[dict[str, str], int]:
+    """qid -> cleaned text in the order read, and how many texts were cut."""
+    queries: dict[str, str] = {}
+    cut = 0
+    for number, (qid, raw) in log.accepted(kind, items):
+        fault = fault_of(qid, raw)
+        text, was_cut = ("", False) if fault else cut_text(clean_text(raw), max_chars)
+        if fault is None and not text:
+            fault = EMPTY_TEXT
+        elif fault is None and qid in queries:
+            fault = DUPLICATE_ID
+        if fault:
+            log.reject(kind, number, fault, f"{qid} {raw}")
+        else:
+            queries[qid] = text
+            cut += was_cut
+    return queries, cut
+
+
+def ingest_judgments(
+    items: Iterable[Any],
+    kind: str,
+    log: RejectLog,
+    queries: dict[str, str],
+    passages: dict[str, int],
+) -> Judgments:
+    """qid -> pid -> grade in the order read; only of known queries and passages."""
+    judgments: Judgments = {}
+    for number, (qid, pid, grade) in log.accepted(kind, items):
+        if qid not in queries:
+            fault = UNKNOWN_QUERY
+        elif pid not in passages:
+            fault = UNKNOWN_PASSAGE
+        elif pid in judgments.get(qid, ()):
+            fault = DUPLICATE_PAIR
+        else:
+            judgments.setdefault(qid, {})[pid] = grade
+            continue
+        log.reject(kind, number, fault, f"{qid} {pid} {grade}")
+    return judgments
+
+
+def ingest_negatives(
+    items: Iterable[Any],
+    log: RejectLog,
+    known: dict[str, str],
+    judgments: Judgments,
+    passages: dict[str, int],
+    min_grade: int,
+    limit: int,
+) -> dict[str, list[str]]:
+    """qid -> the first `limit` negatives that the source gives for it, relevant ones left out.
+
+    known: every training query; judgments: of those that are used, the only ones kept here.
+    """
+    kind = "negatives"
+    negatives: dict[str, list[str]] = {qid: [] for qid in judgments}
+    for number, (qid, pid) in log.accepted(kind, items):
+        if qid not in known:
+            log.reject(kind, number, UNKNOWN_QUERY, f"{qid} {pid}")
+        elif pid not in passages:
+            log.reject(kind, number, UNKNOWN_PASSAGE, f"{qid} {pid}")
+        elif qid in negatives:
+            mine = negatives[qid]
+            relevant = judgments[qid].get(pid, min_grade - 1) >= min_grade
+            if len(mine) < limit and not relevant and pid not in mine:
+                mine.append(pid)
+    return negatives
+
+
+def ingest_extra_text(
+    paths: list[str], log: RejectLog, max_chars: int, keep: Path
+) -> Iterator[tuple[str]]:
+    """The cleaned "text" of each line of jsonl[.gz] files, for the language model alone."""
+    for path in paths:
+        for _, (line, raw) in log.accepted(path, read_lines(check_file(path, EXTRA_TEXT))):
+            try:
+                text = json.loads(raw)["text"]
+                fault = None if isinstance(text, str) else NO_TEXT
+            except (ValueError, KeyError, TypeError, RecursionError):
+                fault = NO_TEXT
+            if fault is None:
+                text, _ = cut_text(clean_text(text), max_chars)
+                fault = NOT_UTF8 if not is_utf8(text) else EMPTY_TEXT if not text else None
+            if fault:
+                log.reject(path, line, fault, raw)
+            else:
+                yield (text,)
+        log.check(path, keep)
+
+
+def parse_in_parallel(reader: ParallelReader, task: Task) -> None:
+    """Have Ray's workers parse the files of a source, and hand it the rows."""
+    units = [json.dumps(unit) for unit in reader.units()]
+    blocks = [
+        pa.table({"json": units[start : start + UNITS_PER_BLOCK]})
+        for start in range(0, len(units), UNITS_PER_BLOCK)
+    ]
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for table in map_tables(blocks, _parse_units, parse=type(reader).parse):
+            yield from map(json.loads, table["json"].to_pylist())
+            task.advance(table.num_rows)
+
+    reader.feed(rows())
+
+
+def _parse_units(table: pa.Table, parse: Callable[[dict], list[dict]]) -> pa.Table:
+    # Rows travel as JSON: a block without any row, or with text that is not UTF-8, stays a table.
+    rows = (row for unit in table["json"].to_pylist() for row in parse(json.loads(unit)))
+    return pa.table({"json": pa.array([json.dumps(row) for row in rows], pa.string())})

@@ -1,0 +1,48 @@
+import errno
+
+import pyarrow as pa
+import pytest
+
+from kdscale.data.schema import QUERIES
+from kdscale.data.shards import read_shards, read_table, write_shards, write_table
+from kdscale.errors import KdscaleError
+
+
+def table(rows: int) -> pa.Table:
+    return pa.table({"qid": [f"q{i}" for i in range(rows)], "text": ["t"] * rows}, schema=QUERIES)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shards", "files"), [(10, 3, 3), (10, 4, 4), (2, 8, 2), (0, 8, 1), (9, 4, 3)]
+)
+def test_shards_hold_every_row_in_order(tmp_path, rows, shards, files):
+    write_shards(tmp_path, table(rows), QUERIES, shards)
+    assert len(list(tmp_path.glob("part-*.parquet"))) == files
+    assert read_shards(tmp_path, QUERIES).equals(table(rows))
+
+
+def test_bytes_do_not_show_how_the_rows_came(tmp_path):
+    whole = table(3000)
+    pieces = pa.concat_tables([whole.slice(0, 7), whole.slice(7, 1993), whole.slice(2000)])
+    write_shards(tmp_path / "a", whole, QUERIES, 2)
+    write_shards(tmp_path / "b", pieces, QUERIES, 2)
+    for a, b in zip(*(sorted((tmp_path / d).iterdir()) for d in "ab"), strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(KdscaleError, match="no part-"):
+        read_shards(tmp_path, QUERIES)
+    with pytest.raises(KdscaleError, match="is missing"):
+        read_table(tmp_path / "dev.parquet", QUERIES)
+    write_table(tmp_path / "x.parquet", pa.table({"a": [1]}), pa.schema([("a", pa.int64())]))
+    with pytest.raises(KdscaleError, match="columns"):
+        read_table(tmp_path / "x.parquet", QUERIES)
+
+
+def test_a_full_disk_is_an_oserror_with_its_number(tmp_path):
+    """The pipeline tells a full disk by the number; /dev/full is one that always is."""
+    (tmp_path / "part-00000.parquet").symlink_to("/dev/full")
+    with pytest.raises(OSError) as error:
+        write_shards(tmp_path, table(10), QUERIES, 1)
+    assert error.value.errno == errno.ENOSPC
