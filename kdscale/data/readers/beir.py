@@ -1,0 +1,74 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or .gz."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdscale.config import BeirSource
+from kdscale.data.lines import read_json_texts
+from kdscale.data.readers.base import Reject
+from kdscale.data.readers.files import digests
+from kdscale.data.runs import qrels_lines
+from kdscale.errors import KdscaleError
+from kdscale.store.artifact import sha256_file
+
+
+class BeirReader:
+    """queries.jsonl holds the queries of every split; a split has those that its qrels name."""
+
+    def __init__(self, source: BeirSource):
+        root = Path(source.path).expanduser()
+        if not source.path or not root.is_dir():
+            raise KdscaleError(
+                f"source.path: no folder {source.path!r}; give a BEIR folder, with corpus.jsonl, "
+                "queries.jsonl and qrels/"
+            )
+        if not source.splits:
+            raise KdscaleError("source.splits is empty; map a split to a file in qrels/")
+        self._corpus = _plain_or_gz(root / "corpus.jsonl", "source.path")
+        self._queries = _plain_or_gz(root / "queries.jsonl", "source.path")
+        self._qrels = {
+            split: _plain_or_gz(root / "qrels" / f"{stem}.tsv", f"source.splits.{split}")
+            for split, stem in source.splits.items()
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "corpus": sha256_file(self._corpus),
+            "queries": sha256_file(self._queries),
+            "qrels": digests(self._qrels),
+        }
+
+    def passages(self) -> Iterator[tuple[str, str] | Reject]:
+        return read_json_texts(self._corpus)
+
+    def splits(self) -> list[str]:
+        return list(self._qrels)
+
+    def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
+        """Malformed lines belong to no split: they are reported with the first, once."""
+        judged = {item[0] for item in self.qrels(split) if not isinstance(item, Reject)}
+        for item in read_json_texts(self._queries):
+            if split == self.splits()[0] if isinstance(item, Reject) else item[0] in judged:
+                yield item
+
+    def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
+        return qrels_lines(self._qrels[split])
+
+    def candidates(self, split: str) -> None:
+        return None
+
+    def negatives(self) -> None:
+        return None
+
+
+def _plain_or_gz(path: Path, key: str) -> Path:
+    for found in (path, path.with_name(f"{path.name}.gz")):
+        if found.is_file():
+            return found
+    there = sorted({p.name for p in path.parent.glob("*") if p.is_file()})[:8]
+    raise KdscaleError(
+        f"{key}: no file {path} (nor .gz); that folder has {', '.join(there) or 'no files'}"
+    )

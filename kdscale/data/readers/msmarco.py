@@ -1,0 +1,121 @@
+"""MS MARCO passage files: collection, queries, qrels, top1000, triples by id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kdscale.config import MsMarcoSource
+from kdscale.data.lines import EMPTY_ID, read_lines, read_tsv_texts
+from kdscale.data.readers.base import Reject
+from kdscale.data.readers.files import check_file, check_files, check_splits, digests
+from kdscale.data.runs import parse_run_line, qrels_lines
+from kdscale.errors import KdscaleError
+from kdscale.store.artifact import sha256_file
+
+TRAIN = "train"
+
+
+class MsMarcoReader:
+    """Where train has no qrels, the positives of the triples are its qrels, of grade 1."""
+
+    def __init__(self, source: MsMarcoSource):
+        self._collection = check_file(source.collection, "source.collection")
+        self._queries = check_files(source.queries, "source.queries")
+        self._qrels = check_files(source.qrels, "source.qrels")
+        self._candidates = check_files(source.candidates, "source.candidates")
+        self._triples = check_file(source.triples, "source.triples") if source.triples else None
+        check_splits(
+            ("source.queries", source.queries),
+            ("source.qrels", source.qrels),
+            ("source.candidates", source.candidates),
+            judged_elsewhere={TRAIN} if self._triples else set(),
+        )
+        if self._triples and TRAIN not in source.queries:
+            raise KdscaleError(
+                "source.triples is for the split train, which source.queries does not name; add "
+                "source.queries.train or remove source.triples"
+            )
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "collection": sha256_file(self._collection),
+            "queries": digests(self._queries),
+            "qrels": digests(self._qrels),
+            "candidates": digests(self._candidates),
+            "triples": sha256_file(self._triples) if self._triples else None,
+        }
+
+    def passages(self) -> Iterator[tuple[str, str] | Reject]:
+        return read_tsv_texts(self._collection)
+
+    def splits(self) -> list[str]:
+        return list(self._queries)
+
+    def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
+        return read_tsv_texts(self._queries[split])
+
+    def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
+        if split in self._qrels:
+            return qrels_lines(self._qrels[split])
+        return self._qrels_of_triples()
+
+    def candidates(self, split: str) -> Iterator[tuple[str, str, int, float] | Reject] | None:
+        path = self._candidates.get(split)
+        return candidate_lines(path) if path else None
+
+    def negatives(self) -> Iterator[tuple[str, str] | Reject] | None:
+        return self._negatives() if self._triples else None
+
+    def _qrels_of_triples(self) -> Iterator[tuple[str, str, int] | Reject]:
+        seen: set[tuple[str, str]] = set()  # a positive comes back with each of its negatives
+        for item in _triples(self._triples):
+            if isinstance(item, Reject):
+                yield item
+            elif item[:2] not in seen:
+                seen.add(item[:2])
+                yield *item[:2], 1
+
+    def _negatives(self) -> Iterator[tuple[str, str] | Reject]:
+        for item in _triples(self._triples):
+            yield item if isinstance(item, Reject) else (item[0], item[2])
+
+
+def candidate_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject]:
+    """Lines of a top1000 file (qid, pid, query, passage) or of a TREC run.
+
+    A top1000 file has neither rank nor score: the order of a query's lines is its ranking, and
+    the score is 1 / rank.
+    """
+    ranks: Counter[str] = Counter()
+    for item in read_lines(path):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        number, line = item
+        fields = line.split("\t")
+        if len(fields) == 4:
+            qid, pid = fields[0].strip(), fields[1].strip()
+            if not qid or not pid:
+                yield Reject.of(path, number, EMPTY_ID, line)
+                continue
+            ranks[qid] += 1
+            yield qid, pid, ranks[qid], 1 / ranks[qid]
+        else:
+            found = parse_run_line(line)
+            yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+
+
+def _triples(path: Path) -> Iterator[tuple[str, str, str] | Reject]:
+    for item in read_lines(path):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        number, line = item
+        fields = tuple(line.split())
+        if len(fields) == 3:
+            yield fields
+        else:
+            yield Reject.of(path, number, "not three ids (qid, positive pid, negative pid)", line)

@@ -1,0 +1,158 @@
+"""TREC runs (`qid Q0 pid rank score tag`) and qrels: read line by line, and runs written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from kdscale.data.lines import EMPTY_ID, read_lines
+from kdscale.data.readers.base import Reject
+from kdscale.errors import KdscaleError
+
+RUN_COLUMNS = "not six columns (qid Q0 pid rank score tag)"
+QRELS_COLUMNS = "not four columns (qid 0 pid grade), nor three (qid pid grade)"
+
+_GRADE_NAMES = {"score", "grade", "label", "relevance", "rel"}
+_WHITE = re.compile(r"\s")
+T = TypeVar("T")
+
+
+def parse_run_line(line: str) -> tuple[str, str, int, float] | str:
+    """(qid, pid, rank, score), or the reason why the line is none."""
+    fields = line.split()
+    if len(fields) != 6:
+        return RUN_COLUMNS
+    try:
+        rank, score = int(fields[3]), float(fields[4])
+    except ValueError:
+        return "rank or score is not a number"
+    if not math.isfinite(score):
+        return "score is not finite"
+    return fields[0], fields[2], rank, score
+
+
+def run_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject]:
+    """(qid, pid, rank, score) of every line, in the order of the file."""
+    for item in read_lines(path):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        number, line = item
+        found = parse_run_line(line)
+        yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+
+
+def read_run(path: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """(qid, [(pid, score)]) query by query, scores descending, ties by pid ascending.
+
+    Holds one query at a time. The rank column is not used, as in trec_eval. Raises KdscaleError
+    for a malformed line, for a passage ranked twice, and for a query whose lines do not stand
+    together.
+    """
+    done: set[str] = set()
+    current: str | None = None
+    ranking: dict[str, float] = {}
+    for qid, pid, _, score in accepted(run_lines(path)):
+        if qid != current:
+            if current is not None:
+                yield current, _ranked(ranking.items())
+                done.add(current)
+            if qid in done:
+                raise KdscaleError(
+                    f"{path}: the lines of query {qid} do not stand together; sort the file by qid"
+                )
+            current, ranking = qid, {}
+        if pid in ranking:
+            raise KdscaleError(f"{path}: query {qid} ranks {pid} twice; remove one of the lines")
+        ranking[pid] = score
+    if current is not None:
+        yield current, _ranked(ranking.items())
+
+
+def write_run(
+    path: Path, rankings: Iterable[tuple[str, Iterable[tuple[str, float]]]], tag: str
+) -> None:
+    """Write (qid, [(pid, score)]) query by query, ranks from 1 by `read_run`'s order.
+
+    Scores are written so that reading them gives the same float64. Raises KdscaleError for a
+    score that is not finite and for an id or tag that the format cannot hold.
+    """
+    _check_word(tag, "tag")
+    with path.open("w", encoding="utf-8") as handle:
+        for qid, ranking in rankings:
+            _check_word(qid, "query id")
+            for rank, (pid, score) in enumerate(_ranked(ranking), 1):
+                _check_word(pid, "passage id")
+                if not math.isfinite(score):
+                    raise KdscaleError(
+                        f"{tag} gave passage {pid} of query {qid} the score {score}; "
+                        "a ranking needs finite scores"
+                    )
+                handle.write(f"{qid} Q0 {pid} {rank} {float(score)!r} {tag}\n")
+
+
+def _ranked(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(ranking, key=lambda item: (-item[1], item[0]))
+
+
+def _check_word(word: str, what: str) -> None:
+    if not word or _WHITE.search(word):
+        raise KdscaleError(
+            f"{what} {word!r} cannot stand in a TREC run, whose columns end at white space; "
+            "rename it in the input"
+        )
+
+
+def qrels_lines(path: Path) -> Iterator[tuple[str, str, int] | Reject]:
+    """(qid, pid, grade) of every line: TREC and MS MARCO (four columns), or BEIR (three).
+
+    A first line whose last column is the name of a grade is a header.
+    """
+    for item in read_lines(path):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        number, line = item
+        fields = _qrels_fields(line)
+        if number == 1 and fields and fields[-1].casefold() in _GRADE_NAMES:
+            continue
+        found = _qrel(fields)
+        yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """qid -> pid -> grade. Raises KdscaleError for a malformed line."""
+    qrels: dict[str, dict[str, int]] = {}
+    for qid, pid, grade in accepted(qrels_lines(path)):
+        qrels.setdefault(qid, {})[pid] = grade
+    return qrels
+
+
+def _qrels_fields(line: str) -> list[str]:
+    tabbed = [field.strip() for field in line.split("\t")]
+    return tabbed if len(tabbed) in (3, 4) else line.split()
+
+
+def _qrel(fields: list[str]) -> tuple[str, str, int] | str:
+    if len(fields) not in (3, 4):
+        return QRELS_COLUMNS
+    qid, pid, grade = fields[0], fields[-2], fields[-1]
+    if not qid or not pid:
+        return EMPTY_ID
+    try:
+        return qid, pid, int(grade)
+    except ValueError:
+        return "grade is not a whole number"
+
+
+def accepted(items: Iterable[T | Reject]) -> Iterator[T]:
+    """The items, none refused: raises KdscaleError naming file and line of the first Reject."""
+    for item in items:
+        if isinstance(item, Reject):
+            raise KdscaleError(
+                f"{item.file}, line {item.line}: {item.reason}: {item.text!r}; mend that line"
+            )
+        yield item
