@@ -11,7 +11,7 @@ def test_a_paired_t_test_by_hand():
     """Differences 0.1, 0.2, 0.3, 0.4: mean 1/4, standard error sqrt(0.05 / 3 / 4), so t = sqrt(15)
     with 3 degrees of freedom, whose distribution has a closed form."""
     baseline = np.array([0.5, 0.1, 0.3, 0.0])
-    result = compare(baseline + [0.1, 0.2, 0.3, 0.4], baseline)
+    result = compare(baseline + np.array([0.1, 0.2, 0.3, 0.4]), baseline)
     p = 1 - 2 / math.pi * (math.sqrt(5) / 6 + math.atan(math.sqrt(5)))
     assert result.delta == pytest.approx(0.25)
     assert result.p == pytest.approx(p) == pytest.approx(0.030466, abs=1e-6)

@@ -1,0 +1,76 @@
+"""What is evaluated: a split's queries, their judgments and their candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from kdscale.data.candidates import candidates_by_query
+from kdscale.data.dataset import Dataset, Tokens
+from kdscale.errors import KdscaleError
+from kdscale.evaluation.latency import Request
+from kdscale.evaluation.ranking import Query, Scored
+
+
+class Collection:
+    """One split: judgments, and candidates cut to the depth that is evaluated.
+
+    split; qrels: qid -> pid -> grade; candidates: qid -> pids, best first; pairs: how many
+    candidates there are. Raises KdscaleError for a split without judgments.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, depth: int):
+        self._dataset = dataset
+        self.split = split
+        self.qrels: dict[str, dict[str, int]] = {}
+        for qid, pid, grade in zip(*dataset.qrels(split).to_pydict().values(), strict=True):
+            self.qrels.setdefault(qid, {})[pid] = grade
+        if not self.qrels:
+            raise KdscaleError(
+                f"split {split!r} has no judged query to evaluate on; mend its qrels, or leave it "
+                "out of evaluate.splits"
+            )
+        table = dataset.candidates(split)
+        table = table.filter(pc.less_equal(table["rank"], depth))
+        self.candidates = candidates_by_query(table)
+        self._scores = table["score"].to_numpy()  # in the order of `candidates`
+        self.pairs = table.num_rows
+
+    def found(self) -> Iterator[Scored]:
+        """The candidates with the scores of the system that found them."""
+        start = 0
+        for qid, pids in self.candidates.items():
+            scores = self._scores[start : start + len(pids)].tolist()
+            yield qid, list(zip(pids, scores, strict=True))
+            start += len(pids)
+
+    def token_pairs(self, tokens: Tokens) -> Iterator[Query]:
+        for qid, pids in self.candidates.items():
+            query = tokens.query_ids(self.split, qid)
+            yield qid, pids, [(query, tokens.passage_ids(pid)) for pid in pids]
+
+    def requests(self, count: int) -> list[Request]:
+        """The texts of at most `count` queries and their candidates.
+
+        The queries are spread evenly over those with the most candidates, so that every request
+        is of one size. Raises KdscaleError where no query has a candidate.
+        """
+        most = max((len(pids) for pids in self.candidates.values()), default=0)
+        if not most:
+            raise KdscaleError(
+                f"no query of split {self.split!r} has candidates to rank; check its queries"
+            )
+        full = [qid for qid, pids in self.candidates.items() if len(pids) == most]
+        count = min(count, len(full))
+        chosen = [full[i * len(full) // count] for i in range(count)]
+        texts = self._passage_texts({pid for qid in chosen for pid in self.candidates[qid]})
+        queries = dict(zip(*self._dataset.queries(self.split).to_pydict().values(), strict=True))
+        return [(queries[qid], [texts[pid] for pid in self.candidates[qid]]) for qid in chosen]
+
+    def _passage_texts(self, pids: set[str]) -> dict[str, str]:
+        # Filtered while it is read: a collection can be larger than the memory.
+        passages = pads.dataset(self._dataset.path / "passages", format="parquet")
+        table = passages.to_table(filter=pc.field("pid").isin(sorted(pids)))
+        return dict(zip(table["pid"].to_pylist(), table["text"].to_pylist(), strict=True))

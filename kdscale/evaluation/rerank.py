@@ -1,0 +1,160 @@
+"""Rerank a TREC run with a ranker: what `kdscale rank` does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kdscale.data.lines import read_lines
+from kdscale.data.readers.base import Reject
+from kdscale.data.runs import parse_run_line, read_run, write_run
+from kdscale.errors import KdscaleError
+from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
+from kdscale.evaluation.texts import Texts, read_passages, read_queries
+from kdscale.models.encode import PairEncoder
+from kdscale.models.pretrained import load_tokenizer, max_positions, resolve_model
+from kdscale.models.ranker import Scorer, load_ranker
+from kdscale.progress import Reporter
+
+TOKENISE_BATCH = 512  # texts
+TokenIds = dict[str, np.ndarray]  # id -> [tokens] int32
+
+
+def rerank(
+    model: str,
+    *,
+    queries: Path,
+    passages: Path,
+    run: Path,
+    output: Path,
+    depth: int | None,
+    batch_tokens: int,
+    reporter: Reporter,
+) -> int:
+    """Write the run's candidates in the order of the model's raw logits; how many there are.
+
+    model: a ranker's directory, or a hub id; depth: candidates a query that are kept (the rest
+    is left out), None for all. The run is read query by query, twice, so that of the passages
+    only those that it names are held, as token ids. `output` appears when it is complete.
+
+    Raises KdscaleError for a file that is absent or malformed, and for an id of the run that
+    the queries or passages lack, naming the line.
+    """
+    _check(run, output, depth, batch_tokens)
+    scorer = _load(model, batch_tokens)
+    wanted_queries, wanted_passages, pairs = _wanted(run, depth, reporter)
+    tokenise = scorer.encoder.tokenise
+    query_ids = _token_ids(read_queries(queries), wanted_queries, "queries", tokenise, reporter)
+    _check_complete(run, 0, "query", query_ids, wanted_queries, queries)
+    passage_ids = _token_ids(
+        read_passages(passages), wanted_passages, "passages", tokenise, reporter
+    )
+    _check_complete(run, 1, "passage", passage_ids, wanted_passages, passages)
+
+    def candidates() -> Iterator[Query]:
+        for qid, pids in _groups(run, depth):
+            yield qid, pids, [(query_ids[qid], passage_ids[pid]) for pid in pids]
+
+    tag = re.sub(r"\s+", "-", Path(model).name) or "kdscale"
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with reporter.task("ranking", pairs) as task:
+            write_run(part, count_pairs(score_queries(scorer, candidates()), task), tag)
+        os.replace(part, output)
+    finally:
+        part.unlink(missing_ok=True)
+    return pairs
+
+
+def _check(run: Path, output: Path, depth: int | None, batch_tokens: int) -> None:
+    if not run.is_file():
+        raise KdscaleError(f"run: no file {run}; give a TREC run (qid Q0 pid rank score tag)")
+    if batch_tokens < 1 or (depth is not None and depth < 1):
+        raise KdscaleError("depth and batch tokens must be at least 1")
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise KdscaleError(f"output: {output} is no file in a folder that exists; mend the path")
+    if output.suffix == ".gz":
+        raise KdscaleError(f"output: {output} would be plain text; leave out .gz")
+    if output.exists() and output.samefile(run):
+        raise KdscaleError(f"output: {output} is the run itself; write to another file")
+
+
+def _load(model: str, batch_tokens: int) -> Scorer:
+    """With the longest input that tokenizer and model both allow."""
+    path = resolve_model(str(model))
+    ranker, tokenizer = load_ranker(path), load_tokenizer(path)
+    max_length = min(tokenizer.model_max_length, max_positions(ranker.config))
+    return Scorer(ranker, PairEncoder(tokenizer, max_length), batch_tokens, scoring_device())
+
+
+def _groups(run: Path, depth: int | None) -> Iterator[tuple[str, list[str]]]:
+    for qid, ranking in read_run(run):
+        yield qid, [pid for pid, _ in ranking[:depth]]
+
+
+def _wanted(run: Path, depth: int | None, reporter: Reporter) -> tuple[set[str], set[str], int]:
+    """The ids of the run's queries and passages, and its number of pairs."""
+    qids, pids, pairs = set(), set(), 0
+    with reporter.task("reading the run") as task:
+        for qid, of_query in _groups(run, depth):
+            qids.add(qid)
+            pids.update(of_query)
+            pairs += len(of_query)
+            task.advance(len(of_query))
+    if not pairs:
+        raise KdscaleError(f"run: {run} has no lines; give a TREC run (qid Q0 pid rank score tag)")
+    return qids, pids, pairs
+
+
+def _token_ids(
+    texts: Texts,
+    wanted: set[str],
+    what: str,
+    tokenise: Callable[[list[str]], list[np.ndarray]],
+    reporter: Reporter,
+) -> TokenIds:
+    """Token ids of the wanted texts; reading ends when all are found."""
+    ids: TokenIds = {}
+    batch: dict[str, str] = {}
+    refused, first = 0, None
+    with reporter.task(f"reading {what}", len(wanted)) as task:
+        for item in texts:
+            if isinstance(item, Reject):
+                refused, first = refused + 1, first or item
+            elif item[0] in wanted and item[0] not in ids:
+                batch.setdefault(*item)
+            if len(batch) == TOKENISE_BATCH or len(ids) + len(batch) == len(wanted):
+                ids.update(zip(batch, tokenise(list(batch.values())), strict=True))
+                task.update(len(ids))
+                batch = {}
+            if len(ids) == len(wanted):
+                break
+        ids.update(zip(batch, tokenise(list(batch.values())), strict=True))
+    if first is not None:
+        reporter.warn(
+            f"{first.file}: {refused} lines passed over (first: line {first.line}, {first.reason})"
+        )
+    return ids
+
+
+def _check_complete(
+    run: Path, column: int, what: str, ids: TokenIds, wanted: set[str], source: Path
+) -> None:
+    """Raise KdscaleError naming the first line of the run whose id has no text.
+
+    column: of a parsed line of the run, the id's place.
+    """
+    missing = wanted - ids.keys()
+    if not missing:
+        return
+    for number, line in read_lines(run):
+        identifier = parse_run_line(line)[column]
+        if identifier in missing:
+            raise KdscaleError(
+                f"{run}, line {number}: {what} {identifier!r} is not in {source} "
+                f"({len(missing)} such); give the file that has it, or remove the line"
+            )

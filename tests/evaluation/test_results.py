@@ -1,0 +1,86 @@
+import csv
+import io
+import json
+
+import pytest
+from rich.console import Console
+from small_world import SmallWorld
+
+from kdscale.errors import KdscaleError
+from kdscale.evaluation.results import format_csv, format_json, format_table, load_results
+from kdscale.stages.evaluate import run
+
+PRIMARY = {"evaluate": {"primary": "nDCG@10"}}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A store with a real evaluation of two splits, and an older, empty one."""
+    world = SmallWorld(tmp_path_factory.mktemp("world"))
+
+    def write(out):
+        return run(world.context(out, splits=["test", "dev"], measures=["RR@10"]))
+
+    def write_old(out):
+        (out / "systems.json").write_text("[]")
+
+    world.commit("evaluations", "new", write, config=PRIMARY, created="2024-05-02T00:00:00+00:00")
+    world.commit("evaluations", "old", write_old, config=PRIMARY)
+    return world.store.root
+
+
+def test_rows_of_the_newest_evaluation(evaluated):
+    rows = load_results(str(evaluated))
+    assert [row["system"] for row in rows] == [
+        "bm25",
+        "teacher",
+        "ranker_distill/tiny",
+        "lm_distill_finetune/tiny",
+    ]
+    assert list(rows[0]) == [
+        "system", "strategy", "student", "parameters", "bytes", "flops_per_pair",
+        "test nDCG@10", "test RR@10", "dev nDCG@10", "dev RR@10",
+        "latency_ms", "latency_p95_ms", "speedup",
+        "test p", "test p_holm", "dev p", "dev p_holm",
+    ]  # fmt: skip
+    systems = json.loads((evaluated / "evaluations/new/systems.json").read_text())
+    row, system = rows[2], systems[2]
+    assert (row["strategy"], row["student"]) == ("ranker_distill", "tiny")
+    assert row["test nDCG@10"] == system["measures"]["test"]["nDCG@10"]
+    assert row["dev p_holm"] == system["tests"]["dev"]["nDCG@10"]["p_holm"]
+    assert row["latency_p95_ms"] == system["latency"]["total_ms"]["p95"]
+    assert rows[1]["test p"] is rows[0]["latency_ms"] is rows[0]["parameters"] is None
+
+
+def test_an_evaluation_can_be_named(evaluated):
+    assert load_results(str(evaluated / "evaluations" / "new")) == load_results(str(evaluated))
+    assert load_results(str(evaluated / "evaluations" / "old")) == []
+    assert load_results(f"file://{evaluated}") == load_results(str(evaluated))
+
+
+def test_nothing_there(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(KdscaleError, match=r"no evaluation in .*kdscale evaluate CONFIG"):
+            load_results(str(path))
+
+
+def test_json_and_csv_hold_the_rows(evaluated):
+    rows = load_results(str(evaluated))
+    assert json.loads(format_json(rows)) == rows
+    read = list(csv.DictReader(io.StringIO(format_csv(rows))))
+    assert list(read[0]) == list(rows[0])
+    for line, row in zip(read, rows, strict=True):
+        assert line == {k: "" if v is None else str(v) for k, v in row.items()}
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_table_cuts_no_number(evaluated, width):
+    text = io.StringIO()
+    rows = load_results(str(evaluated))
+    Console(file=text, width=width, soft_wrap=True).print(format_table(rows))
+    shown = text.getvalue()
+    assert "…" not in shown
+    for row in rows:
+        assert f"{row['test nDCG@10']:.3f}" in shown and f"{row['dev RR@10']:.3f}" in shown
+    assert "tiny" in shown and "Holm p" in shown and "test" in shown and "dev" in shown
+    assert f"{rows[2]['speedup']:.1f}x" in shown
