@@ -22,10 +22,11 @@ from kdscale.data.clean import (
     fault_of,
     is_utf8,
 )
-from kdscale.data.lines import NO_TEXT, NOT_UTF8, check_file, read_lines
+from kdscale.data.lines import NO_TEXT, NOT_UTF8, read_lines
 from kdscale.data.queries import Judgments
 from kdscale.data.raymap import in_blocks, map_tables
 from kdscale.data.readers.base import ParallelReader
+from kdscale.data.readers.files import check_file
 from kdscale.data.schema import PASSAGES
 from kdscale.progress import Task
 

@@ -1,0 +1,46 @@
+"""What the tests of the stages before training share: a config, and running a stage in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kdscale.config import BeirSource, Config, Prepare, Teacher
+from kdscale.progress import Reporter
+from kdscale.stages.context import StageContext
+from kdscale.store import Artifact
+
+
+def small_config(encoder: Path, source: object, **prepare: object) -> Config:
+    settings = {
+        "depth": {"train": 10, "dev": 10, "test": 10},
+        "negatives": 4,
+        "max_length": 32,
+        "block_length": 16,
+        "shards": 3,
+        **prepare,
+    }
+    if isinstance(source, Path):
+        source = BeirSource(path=str(source))
+    return Config(source=source, prepare=Prepare(**settings), teacher=Teacher(model=str(encoder)))
+
+
+def artifact(path: Path) -> Artifact:
+    """A folder as a stage's input, named as the store would name it."""
+    return Artifact(path.name, "k", {"digest": f"digest of {path.name}", "facts": {}}, path)
+
+
+def run_stage(stage, config: Config, out: Path, **inputs: Path) -> dict:
+    out.mkdir(parents=True, exist_ok=True)
+    context = StageContext(
+        config,
+        {role: artifact(path) for role, path in inputs.items()},
+        out,
+        out.with_name(f"{out.name}-work"),
+        Reporter(),
+    )
+    return stage(context)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

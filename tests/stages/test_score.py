@@ -1,0 +1,110 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from stage_world import run_stage, small_config
+from world import make_beir, make_encoder
+
+from kdscale.config import Cluster
+from kdscale.data.dataset import Dataset, Tokens
+from kdscale.data.schema import SCORES
+from kdscale.data.shards import read_shards
+from kdscale.errors import KdscaleError
+from kdscale.models.pretrained import load_encoder
+from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
+from kdscale.stages.prepare import run_dataset, run_tokens
+from kdscale.stages.score import collect_scores, plan_blocks, run
+
+
+def table(ids, scores):
+    return pa.table({"pair_id": pa.array(ids, pa.int64()), "score": pa.array(scores, pa.float32())})
+
+
+def test_scores_are_put_in_the_order_of_the_pairs():
+    scores = collect_scores(4, [table([3, 0], [0.3, 0.0]), table([], []), table([1, 2], [1, 2])])
+    assert scores.tolist() == pytest.approx([0.0, 1.0, 2.0, 0.3]) and scores.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([table([0, 1], [1, 2])], r"2 of 3 pairs were scored, 0 .*first wrong: pair 2"),
+        ([table([0, 1, 2], [1, 2, 3]), table([1], [2])], r"3 of 3 .*, 1 .*first wrong: pair 1"),
+        ([table([0, 1, 3], [1, 2, 3])], r"names pair 3, the dataset has 0 to 2"),
+        ([table([0, 1, -1], [1, 2, 3])], r"names pair -1"),
+        ([table([0, 1, 2], [1, float("nan"), 3])], r"1 of 3 .*not a finite number .*pair 1"),
+        ([table([0, 1, 2], [1, 2, float("inf")])], r"not a finite number .*pair 2"),
+    ],
+)
+def test_scores_that_do_not_match_the_pairs(tables, message):
+    with pytest.raises(KdscaleError, match=message):
+        collect_scores(3, tables)
+
+
+def test_blocks_hold_every_pair_once_longest_first():
+    count = 500
+    lengths = np.random.default_rng(0).integers(8, 128, size=count)
+    ids = [str(i) for i in range(count)]
+    pairs = pa.table({"pair_id": range(count), "qid": ids, "pid": ids, "grade": range(count)})
+    blocks = list(plan_blocks(pairs, lengths, batch_tokens=512))
+    order = [i for block in blocks for i in block["pair_id"].to_pylist()]
+    assert sorted(order) == list(range(count))
+    assert (np.diff(lengths[order]) <= 0).all()
+    costs = [lengths[block["pair_id"].to_numpy()].sum() for block in blocks]
+    assert max(costs) <= 4 * 512 + 128 and len(blocks) == -(-lengths.sum() // (4 * 512))
+
+
+@pytest.fixture(scope="module")
+def inputs(ray_cluster, tmp_path_factory):
+    """(config, the three input folders) of a scoring stage."""
+    root = tmp_path_factory.mktemp("score")
+    config = small_config(make_encoder(root / "encoder"), make_beir(root / "beir"))
+    run_stage(run_dataset, config, root / "dataset")
+    run_stage(run_tokens, config, root / "tokens", dataset=root / "dataset")
+    ranker = build_ranker(load_encoder(str(root / "encoder")), 0.0, seed=1)
+    for weight in ranker.parameters():  # far apart, so that a mix-up of pairs shows
+        weight.data.mul_(10)
+    save_ranker(ranker, Tokens(root / "tokens").encoder(), root / "teacher")
+    return config, {name: root / name for name in ("dataset", "tokens", "teacher")}
+
+
+@pytest.mark.slow
+def test_every_pair_gets_the_teachers_logit(inputs, tmp_path):
+    config, folders = inputs
+    config.cluster = Cluster(scorers=2, cpus_per_scorer=0.5)
+    config.score.batch_tokens = 256  # several blocks
+    facts = run_stage(run, config, tmp_path / "scores", **folders)
+    scores = read_shards(tmp_path / "scores", SCORES)
+    pairs, tokens = Dataset(folders["dataset"]).pairs(), Tokens(folders["tokens"])
+    assert scores.drop_columns("score").equals(pairs.select(["pair_id", "qid", "pid"]))
+    scorer = Scorer(load_ranker(folders["teacher"]), tokens.encoder())
+    expected = scorer.score(
+        [
+            (tokens.query_ids("train", row["qid"]), tokens.passage_ids(row["pid"]))
+            for row in pairs.to_pylist()
+        ]
+    )
+    assert expected.std() > 0.1
+    assert np.abs(scores["score"].to_numpy() - expected).max() < 1e-4
+    assert facts["pairs"] == pairs.num_rows == 300 and facts["pairs_per_s"] > 0
+    assert facts["teacher"] == "digest of teacher"
+    assert (facts["max_length"], facts["dtype"]) == (32, "fp32")
+    assert facts["tokenizer"] == tokens.info["tokenizer"]
+
+
+@pytest.mark.slow
+def test_a_teacher_without_finite_scores(inputs, tmp_path):
+    config, folders = inputs
+    ranker = load_ranker(folders["teacher"])
+    ranker.classifier.bias.data.fill_(float("nan"))
+    save_ranker(ranker, Tokens(folders["tokens"]).encoder(), tmp_path / "teacher")
+    with pytest.raises(KdscaleError, match="300 of 300 pairs is not a finite number"):
+        run_stage(run, config, tmp_path / "scores", **{**folders, "teacher": tmp_path / "teacher"})
+
+
+@pytest.mark.slow
+def test_actors_that_cannot_fit_are_refused_at_once(inputs, tmp_path, ray_cluster):
+    config, folders = inputs
+    have = ray_cluster.cluster_resources()["CPU"]
+    config.cluster = Cluster(scorers=int(have), cpus_per_scorer=1.0)
+    with pytest.raises(KdscaleError, match=rf"scorers={have:g} of 1 CPUs needs {have:g} CPUs"):
+        run_stage(run, config, tmp_path / "scores", **folders)
