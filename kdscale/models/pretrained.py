@@ -109,16 +109,30 @@ def _fingerprint(resolved: str, revision: str | None, names: Sequence[str]) -> d
 
 
 def load_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
-    """The bare encoder (`AutoModel`) in fp32 with SDPA attention, in evaluation mode."""
+    """The bare encoder (`AutoModel`) in fp32 with SDPA attention, in evaluation mode.
+
+    A pooler that the files lack is drawn at random, always the same; any other missing weight
+    raises KdscaleError.
+    """
     path = resolve_model(name, revision)
-    return read_pretrained(
-        AutoModel,
-        path,
-        revision=revision,
-        attn_implementation="sdpa",
-        dtype=torch.float32,
-        use_safetensors=True,
-    ).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, report = read_pretrained(
+            AutoModel,
+            path,
+            revision=revision,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
+    if missing:
+        raise KdscaleError(
+            f"the weights of {path} do not fit its config.json: {missing[0]} and "
+            f"{len(missing) - 1} more are missing; give a whole encoder"
+        )
+    return model.eval()
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:

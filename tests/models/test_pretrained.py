@@ -3,6 +3,7 @@ import shutil
 import pytest
 import torch
 from tiny_models import bert_encoder, bert_tokenizer
+from transformers import BertModel
 
 from kdscale.errors import KdscaleError
 from kdscale.models.pretrained import (
@@ -60,6 +61,20 @@ def test_no_weights(model_dir):
         load_encoder(str(model_dir))
     (model_dir / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(KdscaleError, match="pickled weights"):
+        load_encoder(str(model_dir))
+
+
+def test_a_missing_pooler_is_always_the_same_one(model_dir):
+    BertModel(bert_encoder().config, add_pooling_layer=False).save_pretrained(model_dir)
+    one, two = load_encoder(str(model_dir)), load_encoder(str(model_dir))
+    assert torch.equal(one.pooler.dense.weight, two.pooler.dense.weight)
+
+
+def test_weights_of_fewer_layers_than_the_config_says(model_dir):
+    config = bert_encoder().config
+    config.num_hidden_layers = 3
+    config.save_pretrained(model_dir)
+    with pytest.raises(KdscaleError, match=r"do not fit its config\.json: encoder\.layer\.2"):
         load_encoder(str(model_dir))
 
 

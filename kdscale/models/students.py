@@ -1,0 +1,91 @@
+"""Students: smaller encoders of the teacher's architecture, and how they begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from kdscale.config import Shape
+from kdscale.errors import KdscaleError
+from kdscale.models.capture import encoder_layers
+from kdscale.models.pretrained import set_dropout
+from kdscale.models.project import principal_basis, project_encoder
+from kdscale.models.shapes import check_shape
+
+
+def build_student(
+    shape: Shape,
+    teacher: PreTrainedModel,
+    init: Literal["random", "layers", "svd"],
+    seed: int,
+    blocks: torch.Tensor | None = None,
+    layer_map: Sequence[int] | None = None,
+    dropout: float = 0.0,
+) -> PreTrainedModel:
+    """An encoder of the given shape, with the teacher's architecture, vocabulary, positions, and
+    pooler if the teacher has one. In training mode, fp32, SDPA attention.
+
+    init "random": N(0, initializer_range) from `seed`. "layers": the teacher's embeddings and
+    chosen layers, for a student of the teacher's width. "svd": the same at any smaller width,
+    projected (`kdscale.models.project`); needs `blocks`, [N, T] token ids of real text.
+    layer_map: student layer i comes from teacher layer layer_map[i] (1-based); None: spread evenly.
+    Raises KdscaleError for a shape that cannot be, or cannot begin so.
+    """
+    check_shape(shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = _new_encoder(shape, teacher)
+    numbers = layer_map or spread_layers(shape.layers, teacher.config.num_hidden_layers)
+    if init == "layers":
+        _copy_layers(student, teacher, numbers)
+    elif init == "svd":
+        if blocks is None:
+            raise ValueError("init svd needs blocks of text")
+        basis = principal_basis(teacher, shape.hidden, blocks)
+        project_encoder(student, teacher, numbers, basis)
+    set_dropout(student, dropout)
+    return student.float().train()
+
+
+def spread_layers(student_layers: int, teacher_layers: int) -> list[int]:
+    """The teacher layer (1-based) for each student layer: evenly spread, ending with the last."""
+    return [-(-i * teacher_layers // student_layers) for i in range(1, student_layers + 1)]
+
+
+def _new_encoder(shape: Shape, teacher: PreTrainedModel) -> PreTrainedModel:
+    config = type(teacher.config).from_dict(teacher.config.to_dict())
+    config.num_hidden_layers = shape.layers
+    config.hidden_size = shape.hidden
+    config.num_attention_heads = shape.heads
+    setattr(config, _intermediate_name(config), shape.intermediate)
+    if hasattr(config, "embedding_size"):  # ELECTRA's embeddings can have a width of their own
+        config.embedding_size = shape.hidden
+    options = {}
+    if hasattr(teacher, "pooler"):  # None where the teacher was built without one
+        options["add_pooling_layer"] = teacher.pooler is not None
+    return type(teacher)._from_config(config, attn_implementation="sdpa", **options)
+
+
+def _copy_layers(
+    student: PreTrainedModel, teacher: PreTrainedModel, numbers: Sequence[int]
+) -> None:
+    ours, theirs = student.config, teacher.config
+    for name in ("hidden_size", "num_attention_heads", _intermediate_name(theirs)):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise KdscaleError(
+                f"lm.init layers: the student's {name} is {getattr(ours, name)}, the teacher's "
+                f"{getattr(theirs, name)}; give the student the teacher's, or use init svd"
+            )
+    sources = encoder_layers(teacher)
+    student.embeddings.load_state_dict(teacher.embeddings.state_dict())
+    for layer, number in zip(encoder_layers(student), numbers, strict=True):
+        layer.load_state_dict(sources[number - 1].state_dict())
+    if getattr(student, "pooler", None) is not None:
+        student.pooler.load_state_dict(teacher.pooler.state_dict())
+
+
+def _intermediate_name(config: Any) -> str:
+    return "hidden_dim" if config.model_type == "distilbert" else "intermediate_size"
