@@ -1,0 +1,200 @@
+"""The page: one HTML file with everything in it, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import kdscale
+from kdscale.config import STRATEGIES
+from kdscale.configload import to_dict
+from kdscale.report import figures
+from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
+from kdscale.report.examples import collect_examples
+from kdscale.report.lineage import build_tree, to_yaml
+from kdscale.report.verdict import Verdict, signed
+
+STRATEGY_WORDS = {
+    "finetune": "random student, labels (the baseline of the strategies)",
+    "ranker_distill": "random student, teacher scores",
+    "lm_distill_finetune": "distilled language model, labels",
+    "lm_distill_ranker_distill": "distilled language model, teacher scores",
+}
+SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as figures.DASHES in the panels
+
+
+def render_page(evidence: Evidence, verdict: Verdict) -> str:
+    """The whole page. Every value that is not ours is escaped by the template."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kdscale.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        millions=lambda v: f"{v / 1e6:.1f}",
+        milliseconds=lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.2f}" if v < 10 else f"{v:.1f}",
+        p=lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
+        signed=signed,
+        when=lambda stamp: stamp.replace("T", " ").replace("+00:00", " UTC"),
+        role=_role_words,
+        breakable=lambda text: Markup("_<wbr>").join(text.split("_")),
+        seconds=_seconds,
+        bytes=_bytes,
+    )
+    script = _asset("page.js")
+    return environment.get_template("page.html").render(
+        title=evidence.config.report.title,
+        name=evidence.config.name,
+        version=kdscale.__version__,
+        created=max(a.manifest["created"] for a in evidence.inputs.values()),
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        evidence=evidence,
+        evaluate=evidence.config.evaluate,
+        example_count=evidence.config.report.examples,
+        splits=list(evidence.systems[0]["measures"]),
+        measures=_measures(evidence),
+        baseline=baseline_of(evidence.config),
+        base=evidence.system(evidence.config.evaluate.baseline),
+        teacher=evidence.system(TEACHER),
+        verdict=verdict,
+        latency=next((s["latency"] for s in evidence.systems if s["latency"]), None),
+        strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
+        tradeoff=_tradeoff(evidence),
+        curves=_curve_groups(evidence),
+        deltas=_deltas(evidence),
+        examples=collect_examples(evidence),
+        config_yaml=to_yaml(to_dict(evidence.config)),
+        tree=build_tree(evidence.inputs),
+        anchors={role: f"artifact-{i}" for i, role in enumerate(evidence.inputs)},
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("kdscale.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _measures(evidence: Evidence) -> list[str]:
+    """The primary one first, then as in the config."""
+    names = evidence.systems[0]["measures"][evidence.split]
+    return sorted(names, key=lambda m: m != evidence.config.evaluate.primary)
+
+
+def _strategies(evidence: Evidence) -> list[str]:
+    used = {s["strategy"] for s in evidence.students}
+    return [s for s in STRATEGIES if s in used]
+
+
+def _marker(strategy: str) -> str:
+    return {"s": "■", "o": "●", "^": "▲", "D": "◆"}[figures.MARKERS[strategy]]
+
+
+def _tradeoff(evidence: Evidence) -> dict[str, Any] | None:
+    """The first figure drawn for a wide and for a narrow screen; None without any latency."""
+    if not any(s["latency"] for s in evidence.systems):
+        return None
+    return {
+        "wide": Markup(figures.tradeoff(evidence, 8.6, 4.6, "tradeoff")),
+        "narrow": Markup(figures.tradeoff(evidence, 4.0, 4.4, "tradeoff-narrow")),
+        "label": figures.tradeoff_label(evidence),
+    }
+
+
+def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
+    """Teacher, language models and students shape by shape: a panel a term, a line a run."""
+    shapes = [shape.name for shape in evidence.config.students]
+    groups: dict[str, dict[str, list[tuple[Curve, str, int, str]]]] = {}
+    for curve in evidence.curves:
+        kind, _, rest = curve.run.partition(":")
+        if kind == "lm":
+            title, name = "Student language models", rest
+            dash = shapes.index(rest) % figures.SHAPES
+            color = f"shape_{dash + 1}"
+        elif kind == "student":
+            name, _, shape = rest.partition(":")
+            title, color, dash = f"Student rankers, {shape}", name, STRATEGIES.index(name)
+        else:
+            title, name, color, dash = "Teacher ranker", kind, "teacher", 0
+        groups.setdefault(title, {}).setdefault(curve.term, []).append((curve, color, dash, name))
+    return [
+        {"title": title, "panels": [_curve_panel(title, t, lines) for t, lines in terms.items()]}
+        for title, terms in groups.items()
+    ]
+
+
+def _curve_panel(title: str, term: str, lines: list[tuple[Curve, str, int, str]]) -> dict[str, Any]:
+    said = [f"{name} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c, _, _, name in lines]
+    slug = _slug(f"curve-{title}-{term}")
+    return {
+        "term": term,
+        "svg": Markup(figures.curve_panel([line[:3] for line in lines], slug)),
+        "label": f"{title}, loss term {term} over the training steps: {'; '.join(said)}.",
+        "lines": [
+            {"name": name, "color": color, "dash": SVG_DASHES[dash], "last": c.values[-1]}
+            for c, color, dash, name in lines
+        ],
+    }
+
+
+def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
+    """A panel a student, all with one y range."""
+    paired = evidence.paired[evidence.split]
+    students = [s for s in evidence.students if s["system"] in paired]
+    limit = max((abs(paired[s["system"]].delta).max() for s in students), default=0.0) or 1.0
+    primary = evidence.config.evaluate.primary
+    panels = []
+    for system in students:
+        name, test = system["system"], evidence.test(system)
+        slug = _slug(f"delta-{name}")
+        panels.append(
+            {
+                "name": name,
+                "strategy": system["strategy"],
+                "test": test,
+                "svg": Markup(
+                    figures.delta_panel(paired[name], float(limit) * 1.05, slug, primary)
+                ),
+                "label": f"Sorted differences of {name} from {baseline_of(evidence.config)}: "
+                f"{test['wins']} queries won, {test['ties']} equal, {test['losses']} lost.",
+            }
+        )
+    return panels
+
+
+def _role_words(role: str) -> str:
+    """The role of an artifact as people say it: "student lm_distill_finetune/2l-192"."""
+    kind, _, rest = role.partition(":")
+    words = {"lm": "language model"}.get(kind, kind)
+    return f"{words} {rest.replace(':', '/', 1)}".rstrip()
+
+
+def _slug(text: str) -> str:
+    """An HTML id of plain characters; a hash keeps two texts of like letters apart."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _seconds(value: float) -> str:
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts: Iterable[tuple[int, str]] = ((hours, "h"), (minutes, "min"), (seconds, "s"))
+    if value < 10:
+        return f"{value:.1f} s"
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"

@@ -1,0 +1,24 @@
+"""The page of an experiment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdscale.stages.context import StageContext
+
+
+def run(ctx: StageContext) -> dict[str, Any]:
+    """Write index.html from the evaluation and everything that it came from."""
+    from kdscale.report.evidence import collect
+    from kdscale.report.page import render_page
+    from kdscale.report.verdict import judge
+
+    evidence = collect(ctx.config, ctx.inputs)
+    verdict = judge(evidence)
+    page = render_page(evidence, verdict)
+    (ctx.out / "index.html").write_text(page, encoding="utf-8")
+    return {
+        "student": verdict.system["system"] if verdict.system else None,
+        "standing": verdict.standing,
+        "systems": len(evidence.systems),
+    }

@@ -1,0 +1,48 @@
+import io
+import json
+
+import pytest
+from report_experiment import make_config, make_inputs
+from rich.console import Console
+
+from kdscale.report.table import results_table
+
+
+def printed(systems, width=100):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(results_table(systems, "nDCG@10", "teacher"))
+    return console.file.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def systems(experiment):
+    path = experiment.inputs["evaluation"].path / "systems.json"
+    return json.loads(path.read_text())
+
+
+def test_it_fits_100_columns_a_line_a_system(systems):
+    lines = printed(systems)
+    assert max(map(len, lines)) <= 100
+    for system in systems:
+        (line,) = [text for text in lines if text[2:].startswith(f"{system['system']} ")]
+        assert f"{system['measures']['test']['nDCG@10']:.3f}" in line
+
+
+def test_the_student_to_take_is_marked(systems):
+    marked = [line for line in printed(systems) if line.startswith("* ")]
+    assert marked[0].startswith("* lm_distill_ranker_distill/2l-192 ")
+    assert "take this one" in marked[1] and len(marked) == 2
+
+
+def test_further_measures_are_left_out_where_they_do_not_fit(systems):
+    header = printed(systems)[1]
+    assert "nDCG@10" in header and "RR@10" in header and "R@50" not in header
+
+
+def test_no_student_is_marked_where_none_beats_bm25(tmp_path):
+    config = make_config(tmp_path / "store")
+    inputs = make_inputs(config, skill=dict.fromkeys(config.ranker.strategies, -1.0))
+    systems = json.loads((inputs["evaluation"].path / "systems.json").read_text())
+    lines = printed(systems)
+    assert not any(line.startswith("* ") for line in lines)
+    assert any("no student beats BM25" in line for line in lines)
