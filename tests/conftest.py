@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-for folder in (HERE, HERE / "models", HERE / "evaluation"):
+for folder in (HERE, HERE / "models", HERE / "evaluation", HERE / "data"):
     sys.path.insert(0, str(folder))
 
 
@@ -18,3 +18,16 @@ def ray_cluster():
 
     with ray_session(Cluster()) as ray:
         yield ray
+
+
+@pytest.fixture
+def shared_data():
+    """shared_data(name): a data set that lies beside the checkout, not in it; else a skip."""
+
+    def find(name):
+        path = HERE.parents[1] / "shared" / "data" / name
+        if not path.is_dir():
+            pytest.skip(f"optional data: no folder ../shared/data/{name} beside the checkout")
+        return path
+
+    return find

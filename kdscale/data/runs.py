@@ -13,7 +13,7 @@ from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
 
 RUN_COLUMNS = "not six columns (qid Q0 pid rank score tag)"
-QRELS_COLUMNS = "not four columns (qid 0 pid grade), nor three (qid pid grade)"
+QRELS_COLUMNS = "not as many columns as qrels have (qid 0 pid grade, or qid pid grade)"
 
 _GRADE_NAMES = {"score", "grade", "label", "relevance", "rel"}
 _WHITE = re.compile(r"\s")
@@ -109,17 +109,19 @@ def _check_word(word: str, what: str) -> None:
 def qrels_lines(path: Path) -> Iterator[tuple[str, str, int] | Reject]:
     """(qid, pid, grade) of every line: TREC and MS MARCO (four columns), or BEIR (three).
 
-    A first line whose last column is the name of a grade is a header.
+    The first line tells which; where its last column is the name of a grade, it is a header.
     """
+    width = None
     for item in read_lines(path):
         if isinstance(item, Reject):
             yield item
             continue
         number, line = item
         fields = _qrels_fields(line)
-        if number == 1 and fields and fields[-1].casefold() in _GRADE_NAMES:
+        if number == 1 and fields[-1].casefold() in _GRADE_NAMES:
             continue
-        found = _qrel(fields)
+        width = width or len(fields)
+        found = _qrel(fields) if len(fields) == width else QRELS_COLUMNS
         yield Reject.of(path, number, found, line) if isinstance(found, str) else found
 
 

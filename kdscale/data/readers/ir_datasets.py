@@ -25,13 +25,13 @@ class IrDatasetsReader:
             )
         self._ids = dict(source.ids)
         self._sets = {split: _load(split, name) for split, name in self._ids.items()}
-        corpora = {name: _corpus(name) for name in self._ids.values()}
-        if len(set(corpora.values())) > 1:
-            pairs = ", ".join(f"{name} -> {corpus}" for name, corpus in corpora.items())
-            raise KdscaleError(
-                f"source.ids: the datasets do not share their documents ({pairs}); "
-                "give ids over one corpus"
-            )
+        (first, corpus), *others = ((s, d.docs_handler()) for s, d in self._sets.items())
+        for split, handler in others:
+            if handler != corpus:
+                raise KdscaleError(
+                    f"source.ids.{split}: {self._ids[split]} does not share its documents with "
+                    f"{self._ids[first]}; give ids over one corpus"
+                )
 
     def fingerprint(self) -> dict[str, Any]:
         """The catalogue pins each download by its digest, so its version stands for the files."""
@@ -110,10 +110,3 @@ def _load(split: str, name: str) -> Any:
                 "queries and qrels"
             )
     return dataset
-
-
-def _corpus(name: str) -> str:
-    """The id under which the documents of a dataset stand in the catalogue."""
-    import ir_datasets
-
-    return ir_datasets.docs_parent_id(name)

@@ -11,11 +11,12 @@ from kdscale.config import MsMarcoSource
 from kdscale.data.lines import EMPTY_ID, read_lines, read_tsv_texts
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_file, check_files, check_splits, digests
-from kdscale.data.runs import parse_run_line, qrels_lines
+from kdscale.data.runs import RUN_COLUMNS, parse_run_line, qrels_lines
 from kdscale.errors import KdscaleError
 from kdscale.store.artifact import sha256_file
 
 TRAIN = "train"
+CANDIDATE_COLUMNS = "neither top1000 (four columns) nor a TREC run (six columns)"
 
 
 class MsMarcoReader:
@@ -96,7 +97,7 @@ def candidate_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject
             continue
         number, line = item
         fields = line.split("\t")
-        if len(fields) == 4:
+        if len(fields) == 4:  # a passage holds no tab, and a run has six columns
             qid, pid = fields[0].strip(), fields[1].strip()
             if not qid or not pid:
                 yield Reject.of(path, number, EMPTY_ID, line)
@@ -105,6 +106,7 @@ def candidate_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject
             yield qid, pid, ranks[qid], 1 / ranks[qid]
         else:
             found = parse_run_line(line)
+            found = CANDIDATE_COLUMNS if found == RUN_COLUMNS else found
             yield Reject.of(path, number, found, line) if isinstance(found, str) else found
 
 

@@ -1,0 +1,78 @@
+import gzip
+
+import pytest
+from reader_files import rejects
+
+from kdscale.data.lines import read_json_texts, read_lines, read_tsv_texts
+from kdscale.errors import KdscaleError
+
+
+def test_lines_are_numbered_and_blank_ones_passed_over(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\n \t\ntwo\n\nthr\xc3\xa9e")
+    assert list(read_lines(path)) == [(1, "one"), (4, "two"), (6, "thrée")]
+
+
+def test_a_line_that_is_not_utf8_is_refused_and_the_next_is_read(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_bytes(b"one\nna\xefve\nthree\n")
+    first, refused, third = read_lines(path)
+    assert (first, third) == ((1, "one"), (3, "three"))
+    assert (refused.file, refused.line, refused.reason) == (str(path), 2, "not UTF-8")
+    assert refused.text == "na\\xefve"
+
+
+@pytest.mark.parametrize("damage", ["cut short", "not gzip at all", "flipped"])
+def test_a_damaged_gz_is_named(tmp_path, damage):
+    path = tmp_path / "f.gz"
+    packed = gzip.compress(b"".join(b"line %d\n" % i for i in range(2000)))
+    path.write_bytes(
+        {
+            "cut short": packed[: len(packed) // 2],
+            "not gzip at all": b"line 0\n",
+            "flipped": packed[:1000] + bytes([packed[1000] ^ 255]) + packed[1001:],
+        }[damage]
+    )
+    with pytest.raises(KdscaleError, match=r"f\.gz is a damaged \.gz"):
+        list(read_lines(path))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(KdscaleError, match=r"cannot read .*none\.txt \(No such file"):
+        list(read_lines(tmp_path / "none.txt"))
+
+
+def test_tsv_texts(tmp_path):
+    path = tmp_path / "f.tsv"
+    path.write_text("1\ta text\twith a tab\nno tab\n\tno id\n 2 \t\n")
+    items = list(read_tsv_texts(path))
+    assert items[0] == ("1", "a text\twith a tab")
+    assert items[3] == ("2", "")  # an empty text is the caller's to refuse
+    assert rejects(items) == [
+        ("f.tsv", 2, "not two columns (id TAB text)"),
+        ("f.tsv", 3, "empty id"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"_id": "1", "text": ', "not a JSON object"),
+        ('["1", "text"]', "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+        ('{"text": "x"}', "no id"),
+        ('{"_id": null, "text": "x"}', "no id"),
+        ('{"_id": true, "text": "x"}', "no id"),
+        ('{"_id": " ", "text": "x"}', "empty id"),
+        ('{"_id": "1"}', "no text"),
+        ('{"_id": "1", "text": 3}', "no text"),
+        ('{"_id": "1", "text": "x", "title": ["y"]}', "no text"),
+    ],
+)
+def test_malformed_json_lines(tmp_path, line, reason):
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"_id": "0", "text": "x"}\n' + line + "\n")
+    items = list(read_json_texts(path))
+    assert items[0] == ("0", "x")
+    assert rejects(items) == [("f.jsonl", 2, reason)]
+    assert len(items[1].text) <= 200

@@ -1,0 +1,181 @@
+import pytest
+from reader_files import FILES, append, compress, copy_of, everything, rejects
+
+from kdscale.config import TrecSource
+from kdscale.data.readers import open_reader
+from kdscale.data.readers.sgml import read_sgml_topics
+from kdscale.data.runs import QRELS_COLUMNS
+from kdscale.errors import KdscaleError
+
+TREC = FILES / "trec"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return copy_of("trec", tmp_path)
+
+
+def source(folder, name="topics.tsv", **changes):
+    settings = {
+        "documents": [str(folder / "documents" / "*")],
+        "topics": {"all": str(folder / name)},
+        "qrels": {"all": str(folder / "qrels.txt")},
+        "runs": {"all": str(folder / "run.txt")},
+    }
+    return TrecSource(**{**settings, **changes})
+
+
+def words(items):
+    return {identifier: " ".join(text.split()) for identifier, text in items}
+
+
+def test_documents_of_every_kind():
+    reader = open_reader(source(TREC))
+    assert words(reader.passages()) == {
+        "T-1": "Herons & fish The grey heron stands still in shallow water. It waits for fish.",
+        "T-2": "a woodpecker drums on dead wood to mark its territory",
+        "T-3": "Swifts sleep on the wing .",
+        "T-4": "Barn owls weigh a < b.",
+        "T-5": "The dipper walks under water.",
+        "T-6": "Kingfisher Kingfishers dig tunnels.",
+        "7": "Cranes dance.",
+    }
+
+
+def test_judgments_and_a_run_as_candidates():
+    reader = open_reader(source(TREC))
+    assert reader.splits() == ["all"]
+    assert list(reader.qrels("all"))[1:] == [("1", "T-6", 2), ("2", "T-2", 1), ("2", "T-3", -1)]
+    assert next(reader.candidates("all")) == ("1", "T-6", 1, 3.5)
+    assert reader.negatives() is None
+    assert open_reader(source(TREC, runs={})).candidates("all") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "topics"),
+    [
+        ("topics.classic.txt", {"301": "birds that fish", "302": "drumming on wood"}),
+        ("topics.closed.txt", {"1": "BIRDS THAT FISH", "2": "DRUMMING & WOOD"}),
+        ("topics.xml", {"1": "birds that fish", "2": "drumming on wood"}),
+        ("topics.tsv", {"1": "birds that fish", "2": "drumming on wood"}),
+    ],
+)
+def test_topics_of_every_kind(name, topics):
+    reader = open_reader(source(TREC, name))
+    assert dict(reader.queries("all")) == topics
+
+
+def test_topics_as_json_lines(folder):
+    (folder / "topics.jsonl").write_text('{"id": 1, "text": "birds that fish"}\n')
+    reader = open_reader(source(folder, "topics.jsonl"))
+    assert list(reader.queries("all")) == [("1", "birds that fish")]
+
+
+def test_compressed_files_read_alike(folder):
+    plain = everything(open_reader(source(folder, "topics.xml")))
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        compress(path)
+    packed = source(
+        folder,
+        "topics.xml.gz",
+        qrels={"all": str(folder / "qrels.txt.gz")},
+        runs={"all": str(folder / "run.txt.gz")},
+    )
+    assert everything(open_reader(packed)) == plain
+
+
+def test_malformed_documents_are_refused_and_the_others_read(folder):
+    path = folder / "documents" / "a.sgml"
+    path.write_bytes(
+        b"<DOC>\n<DOCNO>1</DOCNO>\none\n"  # is never closed
+        b"<DOC>\n<DOCNO>2</DOCNO>\nna\xefve\n</DOC>\n"
+        b"stray text\n"
+        b"<DOC>\nno number\n</DOC>\n"
+        b"<DOC><DOCNO> </DOCNO>empty number</DOC>\n"
+        b"<DOC>\n<DOCNO>3</DOCNO>\n<!-- a <P> comment -->three\n</DOC>\n"
+        b"<DOC>\n<DOCNO>4</DOCNO>\ncut off"
+    )
+    items = list(open_reader(source(folder, documents=[str(path)])).passages())
+    assert rejects(items) == [
+        ("a.sgml", 1, "element is not closed"),
+        ("a.sgml", 6, "not UTF-8"),
+        ("a.sgml", 8, "text outside of any element"),
+        ("a.sgml", 9, "document without <DOCNO>"),
+        ("a.sgml", 12, "empty id"),
+        ("a.sgml", 17, "element is not closed"),
+    ]
+    assert words(i for i in items if isinstance(i, tuple)) == {"3": "three"}
+
+
+def test_malformed_topics_are_refused(tmp_path):
+    path = tmp_path / "topics"
+    path.write_text(
+        "<top>\n<title>no number\n</top>\n<top><num>2<desc>no title</top>\n<top><num>3<title>a\n"
+        "<top><num>4<title>b</top>\n"
+    )
+    items = list(read_sgml_topics(path))
+    assert rejects(items) == [
+        ("topics", 1, "topic without a number"),
+        ("topics", 4, "topic without a title"),
+    ]
+    assert items[2:] == [("3", "a"), ("4", "b")]
+
+
+def test_other_malformed_lines_are_refused(folder):
+    append(folder / "qrels.txt", b"1 0 5")
+    append(folder / "run.txt", b"1 Q0 T-1 3 nan bm25", b"1 Q0 \xff 3 1 bm25")
+    reader = open_reader(source(folder))
+    assert rejects(reader.candidates("all")) == [
+        ("run.txt", 4, "score is not finite"),
+        ("run.txt", 5, "not UTF-8"),
+    ]
+    assert rejects(reader.qrels("all")) == [("qrels.txt", 5, QRELS_COLUMNS)]
+
+
+def test_files_are_read_once_and_in_a_fixed_order(folder):
+    both = [str(folder / "documents" / "b.jsonl"), str(folder / "**" / "*.[js]*")]
+    found = list(words(open_reader(source(folder, documents=both)).passages()))
+    assert found == ["T-5", "T-6", "7", "T-1", "T-2", "T-3", "T-4"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"documents": []}, r"source\.documents is empty"),
+        ({"documents": ["none/*.gz"]}, r"source\.documents: no file none/\*\.gz"),
+        ({"topics": {"all": "none.tsv"}}, r"source\.topics\.all: none\.tsv does not exist"),
+        ({"qrels": {}}, r"source\.topics\.all: source\.qrels has no split 'all'"),
+        ({"runs": {"all": "none"}}, r"source\.runs\.all: none does not exist"),
+    ],
+)
+def test_what_the_config_names_wrongly(changes, message):
+    with pytest.raises(KdscaleError, match=message):
+        open_reader(source(TREC, **changes))
+
+
+def test_the_fingerprint_follows_the_content_not_the_place(folder):
+    before = open_reader(source(folder)).fingerprint()
+    assert before == open_reader(source(TREC)).fingerprint()
+    append(folder / "documents" / "b.jsonl", b'{"id": "T-8", "text": "one more"}')
+    assert open_reader(source(folder)).fingerprint() != before
+
+
+def test_vaswani(shared_data):
+    root = shared_data("vaswani")
+    reader = open_reader(
+        TrecSource(
+            documents=[str(root / "corpus" / "*")],
+            topics={"all": str(root / "query-text.trec")},
+            qrels={"all": str(root / "qrels")},
+        )
+    )
+    found = everything(reader)
+    assert len(found["passages"]) == 11_429
+    assert found["passages"][1][0] == "2"
+    assert found["passages"][1][1].startswith("an electronic analogue computer for solving")
+    assert len(found["queries"]["all"]) == 93
+    assert found["queries"]["all"][3] == ("4", "SYSTEMS OF DATA CODING FOR INFORMATION TRANSFER")
+    assert len(found["qrels"]["all"]) == 2_083
+    assert not rejects(
+        [*found["passages"], *found["queries"]["all"], *found["qrels"]["all"]],
+    )
