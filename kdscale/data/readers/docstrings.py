@@ -2,7 +2,8 @@
 
 A passage begins with the name it documents, in words ("Series.kurt_over" reads "series kurt
 over:"), as a page of documentation does under its heading: without it thousands of passages that
-begin "Parameters" could not be told apart by any reader. No package is imported: their files are found by the import system and parsed.
+begin "Parameters" could not be told apart by any reader. No package is imported: their files are
+found by the import system and parsed.
 """
 
 from __future__ import annotations
