@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--strategy", help="only this strategy")
         command.set_defaults(run=_run, stage=stage)
 
-    results = commands.add_parser("results", help="the newest evaluation of a store, a row a system")
+    results = commands.add_parser(
+        "results", help="the newest evaluation of a store, a row a system"
+    )
     results.add_argument("uri", metavar="URI", help="the store, or one evaluation below it")
     results.add_argument("--format", choices=("table", "json", "csv"), default="table")
     results.set_defaults(run=_results)
@@ -84,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--batch-tokens", type=int, default=8192)
     rank.set_defaults(run=_rank)
 
-    doctor = commands.add_parser("doctor", help="check this machine, and a config, and say what to fix")
+    doctor = commands.add_parser(
+        "doctor", help="check this machine, and a config, and say what to fix"
+    )
     doctor.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -152,25 +156,34 @@ def _wanted(config: Config, args: argparse.Namespace) -> list[str] | None:
 
 
 def _show_report(outcomes: list[Outcome], reporter: Reporter) -> None:
-    """The table and where the page is, when the evaluation is among the outcomes."""
+    """The table and where the page is, when they are among the outcomes."""
     by_name = {o.step.name: o.artifact for o in outcomes}
     if "evaluation" in by_name:
-        from kdscale.evaluation.results import format_table, load_results
-
-        reporter.console.print(format_table(load_results(str(by_name["evaluation"].path))))
+        _print_table(str(by_name["evaluation"].path))
     if "report" in by_name:
         reporter.info(f"page: {by_name['report'].path / 'index.html'}")
+
+
+def _print_table(uri: str) -> None:
+    from rich.console import Console
+
+    from kdscale.evaluation.results import load_systems
+    from kdscale.report.table import WIDTH, results_table
+
+    systems, settings = load_systems(uri)
+    console = Console(highlight=False)
+    # A pipe, or a narrow terminal, must not cut numbers.
+    console.width = max(WIDTH, console.width)
+    console.print(results_table(systems, settings["primary"], settings["baseline"]))
 
 
 def _results(args: argparse.Namespace) -> int:
     from kdscale.evaluation import results
 
-    rows = results.load_results(args.uri)
     if args.format == "table":
-        from kdscale.progress import Reporter
-
-        Reporter().console.print(results.format_table(rows))
+        _print_table(args.uri)
     else:
+        rows = results.load_results(args.uri)
         print(results.format_json(rows) if args.format == "json" else results.format_csv(rows))
     return 0
 

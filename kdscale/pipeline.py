@@ -172,6 +172,7 @@ def run_steps(
     """Make the wanted steps and what they need (None: all), skipping what is already there."""
     steps = build_steps(config)
     needed = _closure(steps, wanted if wanted is not None else list(steps))
+    check_early(config, needed)
     outcomes: dict[str, Outcome] = {}
     for step in (steps[n] for n in steps if n in needed):
         made = {role: outcomes[name].artifact for role, name in step.inputs.items()}
@@ -190,6 +191,27 @@ def run_steps(
         else:
             outcomes[step.name] = _run_step(config, store, step, matters, key, made, reporter)
     return list(outcomes.values())
+
+
+def check_early(config: Config, needed: set[str]) -> None:
+    """Raise KdscaleError at once for what would otherwise fail after hours of training."""
+    from kdscale.evaluation.measures import parse_measures
+    from kdscale.models.pretrained import resolve_model
+
+    if needed - {"dataset"}:
+        resolve_model(config.teacher.model, config.teacher.revision)
+    if "evaluation" in needed:
+        parse_measures([config.evaluate.primary, *config.evaluate.measures])
+        systems = ["bm25", "teacher"] + [
+            f"{strategy}/{shape.name}"
+            for shape in config.students
+            for strategy in config.ranker.strategies
+        ]
+        if config.evaluate.baseline not in systems:
+            raise KdscaleError(
+                f"evaluate.baseline: no system {config.evaluate.baseline!r}, only "
+                f"{', '.join(systems)}"
+            )
 
 
 def step_key(step: Step, matters: dict[str, Any], inputs: dict[str, Artifact]) -> str:
@@ -313,9 +335,7 @@ def _section(value: Any) -> dict[str, Any]:
 
 def _train(train: Any) -> dict[str, Any]:
     """What of a training's settings its result depends on."""
-    return _without(
-        to_dict(train), "micro_tokens", "checkpoint_every", "log_every", "zero_stage"
-    )
+    return _without(to_dict(train), "micro_tokens", "checkpoint_every", "log_every", "zero_stage")
 
 
 def _shown(config: Config) -> dict[str, Any]:

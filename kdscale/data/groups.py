@@ -117,9 +117,7 @@ class GroupSource:
                 teacher[b, : len(rows)] = torch.from_numpy(self._teacher[rows])
             flat.extend(self._ids(int(row)) for row in rows)
             slots.extend(b * size + g for g in range(len(rows)))
-        order = np.argsort(
-            [self._encoder.length(len(q), len(p)) for q, p in flat], kind="stable"
-        )
+        order = np.argsort([self._encoder.length(len(q), len(p)) for q, p in flat], kind="stable")
         count = max(1, min(CHUNKS, len(order) // CHUNK_MIN_PAIRS))
         parts = np.array_split(order, count)
         batch = {

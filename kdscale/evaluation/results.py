@@ -1,4 +1,4 @@
-"""The results of an evaluation as rows, and the rows as a table, JSON or CSV."""
+"""The results of an evaluation as rows, and the rows as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import io
 import json
 from pathlib import Path
 from typing import Any
-
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.table import Table
 
 from kdscale.errors import KdscaleError
 from kdscale.store import open_store
@@ -80,54 +76,3 @@ def format_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().removesuffix("\n")
-
-
-def format_table(rows: list[dict[str, Any]]) -> Group:
-    """For a terminal: a table a split."""
-    splits = [c.removesuffix(" p_holm") for c in rows[0] if c.endswith(" p_holm")]
-    return Group(*(_split_table(rows, split) for split in splits))
-
-
-def _split_table(rows: list[dict[str, Any]], split: str) -> _FullWidth:
-    measures = [
-        c
-        for c in rows[0]
-        if c.startswith(f"{split} ") and c not in (f"{split} p", f"{split} p_holm")
-    ]
-    table = Table(title=split, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("system", no_wrap=True)
-    columns = [
-        ("params", "parameters", lambda v: f"{v / 1e6:.1f} M"),
-        ("size", "bytes", lambda v: f"{v / 1e6:.1f} MB"),
-        *((m.removeprefix(f"{split} "), m, "{:.3f}".format) for m in measures),
-        ("ms", "latency_ms", "{:.1f}".format),
-        ("p95", "latency_p95_ms", "{:.1f}".format),
-        ("faster", "speedup", "{:.1f}x".format),
-        ("p", f"{split} p", _p_value),
-        ("Holm p", f"{split} p_holm", _p_value),
-    ]
-    for title, _, _ in columns:
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row["system"], *(_shown(row[key], form) for _, key, form in columns))
-    return _FullWidth(table)
-
-
-class _FullWidth:
-    """A table as wide as it needs to be: a narrow terminal, or a pipe, must not cut numbers."""
-
-    def __init__(self, table: Table):
-        self._table = table
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        unlimited = options.update(max_width=10_000)
-        width = console.measure(self._table, options=unlimited).maximum
-        yield from console.render(self._table, options.update(width=width))
-
-
-def _shown(value: Any, form: Any) -> str:
-    return "-" if value is None else form(value)
-
-
-def _p_value(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
+import torch
 from torch import nn
 
 from kdscale.config import Shape
 from kdscale.data.blocks import BlockSource
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
+from kdscale.data.schema import SCORES
+from kdscale.data.shards import read_shards
 from kdscale.models.pretrained import load_encoder
+from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker, ranker_from_lm, save_ranker
 from kdscale.models.students import build_student, spread_layers
 from kdscale.training.engines import Engine
@@ -23,6 +26,8 @@ from kdscale.training.modules import LmTraining, RankerTraining
 
 if TYPE_CHECKING:
     from kdscale.training.launch import TrainingJob
+
+BASIS_BLOCKS = 512  # text from which a narrow student's directions are found
 
 
 def train_and_export(
@@ -58,7 +63,7 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Call
     """settings: dataset, tokens, scores (or None), group_size, max_queries, temperature, and
     init: {"pretrained": name, "revision"} | {"lm": path} | {"shape", "like", "revision"}."""
     settings = job.settings
-    scores = pq.read_table(settings["scores"]) if settings["scores"] else None
+    scores = read_shards(Path(settings["scores"]), SCORES) if settings["scores"] else None
     source = GroupSource(
         Dataset(Path(settings["dataset"])),
         tokens,
@@ -86,15 +91,16 @@ def _lm_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Callable
     settings = job.settings
     teacher = load_encoder(settings["model"], settings["revision"])
     shape = Shape(**settings["student"])
-    student = build_student(shape, teacher, settings["init"], job.seed)
-    depth = teacher.config.num_hidden_layers
-    module = LmTraining(
-        student,
-        teacher,
-        settings["layer_map"] or spread_layers(shape.layers, depth),
-        job.losses,
-        settings["relation_heads"],
+    layer_map = settings["layer_map"] or spread_layers(
+        shape.layers, teacher.config.num_hidden_layers
     )
+    blocks = torch.as_tensor(tokens.blocks()[:BASIS_BLOCKS])
+    student = build_student(
+        shape, teacher, settings["init"], job.seed, blocks, layer_map, job.train.dropout
+    )
+    module = LmTraining(student, teacher, layer_map, job.losses, settings["relation_heads"])
+    if settings["init"] == "svd":
+        module.start_projections(principal_basis(teacher, shape.hidden, blocks))
 
     def export(out: Path) -> None:
         student.save_pretrained(out)
