@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import kdscale
@@ -252,7 +252,7 @@ def _run_step(
                 inputs={r: {"name": a.name, "digest": a.digest} for r, a in inputs.items()},
                 files=list_files(out),
                 facts={**facts, "seconds": round(seconds, 2)},
-                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
                 version=kdscale.__version__,
             )
             first = store.commit(out, step.kind, key, manifest)

@@ -172,13 +172,15 @@ def parse_in_parallel(reader: ParallelReader, task: Task) -> None:
 
     def rows() -> Iterator[dict[str, Any]]:
         for table in map_tables(blocks, _parse_units, parse=type(reader).parse):
-            yield from map(json.loads, table["json"].to_pylist())
+            for unit in table["json"].to_pylist():
+                yield from json.loads(unit)
             task.advance(table.num_rows)
 
+    task.update(0, total=len(units))
     reader.feed(rows())
 
 
 def _parse_units(table: pa.Table, parse: Callable[[dict], list[dict]]) -> pa.Table:
-    # Rows travel as JSON: a block without any row, or with text that is not UTF-8, stays a table.
-    rows = (row for unit in table["json"].to_pylist() for row in parse(json.loads(unit)))
-    return pa.table({"json": pa.array([json.dumps(row) for row in rows], pa.string())})
+    # A unit's rows travel as JSON: a list that is empty, or holds text that is not UTF-8, can.
+    rows = [json.dumps(parse(json.loads(unit))) for unit in table["json"].to_pylist()]
+    return pa.table({"json": pa.array(rows, pa.string())})

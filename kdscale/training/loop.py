@@ -110,9 +110,9 @@ def train_loop(
             sums.zero_()
             counted = tokens_since = 0
             waited, logged_at = 0.0, now
-        if train.checkpoint_every and done % train.checkpoint_every == 0 and done < steps:
-            if engine.rank == 0:
-                checkpoint.save(checkpoints, done, module, engine)
+        due = train.checkpoint_every and done % train.checkpoint_every == 0 and done < steps
+        if due and engine.rank == 0:
+            checkpoint.save(checkpoints, done, module, engine)
     if writer is not None:
         writer.close()
     seconds = time.monotonic() - began

@@ -162,7 +162,7 @@ def test_the_fingerprint_follows_versions_and_files(package):
         ("ring", "ring"),
         ("Axes.get_xlim", "axes get xlim"),
         ("Outer.InnerClass.fit_all", "inner class fit all"),
-        ("solve#2", "solve 2"),
+        ("solve#2", "solve"),
     ],
 )
 def test_a_name_in_words(name, spoken):

@@ -35,7 +35,7 @@ NOT_PYTHON = "not Python that this interpreter can parse"
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _QUOTED = re.compile(rb"^[ \t]+[rRuU]?(\"\"\"|''')(.*?)\1", re.MULTILINE | re.DOTALL)
-_WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[._#]+")
+_WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[._]+")
 _BLANK_LINE = re.compile(rb"\S[ \t]*\r?\n[ \t]*\r?\n")
 
 
@@ -224,7 +224,11 @@ def parse_file(path: str, module: str) -> list[dict[str, Any]]:
 
 
 def spoken_name(name: str) -> str:
-    """The last two parts of a qualified name in words: "Axes.get_xlim" -> "axes get xlim"."""
+    """The last two parts of a qualified name in words: "Axes.get_xlim" -> "axes get xlim".
+
+    What marks a second definition of a name ("solve#2") is no part of it.
+    """
+    name = name.partition("#")[0]
     return " ".join(_WORD_BREAK.sub(" ", ".".join(name.split(".")[-2:])).lower().split())
 
 
