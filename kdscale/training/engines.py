@@ -47,6 +47,12 @@ def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
     )
 
 
+def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+    """Scale all gradients to a norm of at most max_norm (0: leave them); returns the norm."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return float(nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")))
+
+
 class TorchEngine:
     """One process, no Ray, no DeepSpeed."""
 
@@ -57,7 +63,6 @@ class TorchEngine:
         self._module = module.to(device)
         self.optimizer = make_optimizer(module, train)
         self._max_grad_norm = train.max_grad_norm
-        self._parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self._bf16 = train.precision == "bf16"
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -72,12 +77,12 @@ class TorchEngine:
         loss.backward()
 
     def step(self, lr: float) -> float:
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm or float("inf"))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        norm = clip(self.optimizer, self._max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return values
@@ -97,6 +102,8 @@ class DeepSpeedEngine:
             __compatible_ops__["deepspeed_shm_comm"] = False
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.device = device
+        self._zero_stage = train.zero_stage
+        self._max_grad_norm = train.max_grad_norm
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module.to(device),
             # A torch optimizer is passed in: one named in the config would be compiled.
@@ -115,8 +122,14 @@ class DeepSpeedEngine:
     def step(self, lr: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self._zero_stage == 0:
+            # Without ZeRO every rank has the whole reduced gradient, and DeepSpeed clips it
+            # without telling its norm: so it is clipped here.
+            norm = clip(self.optimizer, self._max_grad_norm)
+            self._engine.step()
+            return norm
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        return float(self._engine.get_global_grad_norm())
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         import torch.distributed as dist
@@ -131,7 +144,7 @@ def deepspeed_config(train: Train) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,  # the loop cuts its own micro-batches
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": train.max_grad_norm,
+        "gradient_clipping": train.max_grad_norm if train.zero_stage else 0.0,
         "zero_optimization": {"stage": train.zero_stage},
         "zero_allow_untested_optimizer": True,
         "torch_autocast": {"enabled": train.precision == "bf16", "dtype": "bfloat16"},

@@ -1,0 +1,112 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdscale.config import Train
+from kdscale.training.engines import TorchEngine
+from kdscale.training.loop import learning_rate, total_steps, train_loop
+
+
+class Numbers:
+    """Items are numbers; the module learns to double them."""
+
+    def __init__(self, count=24):
+        self.values = torch.linspace(-1, 1, count)
+        self.lengths = np.full(count, 10)
+
+    def collate(self, items, epoch):
+        return {"x": self.values[torch.as_tensor(items)].unsqueeze(1)}
+
+
+class Doubler(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(1, 1)
+        self.fail_at = None
+        self.calls = 0
+
+    def forward(self, batch):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise KeyboardInterrupt
+        error = (self.linear(batch["x"]) - 2 * batch["x"]).squeeze(1)
+        return {"square": error**2, "absolute": error.abs()}
+
+
+def _run(tmp_path, train, module=None, weights=None):
+    rows = []
+    module = module or Doubler()
+    facts = train_loop(
+        module=module,
+        engine=TorchEngine(module, train, torch.device("cpu")),
+        source=Numbers(),
+        train=train,
+        weights=weights or {"square": 1.0},
+        seed=1,
+        metrics_path=tmp_path / "metrics.jsonl",
+        checkpoints=tmp_path / "checkpoints",
+        on_log=rows.append,
+    )
+    return module, facts, rows
+
+
+def test_it_learns_and_logs(tmp_path):
+    train = Train(epochs=20, batch_size=6, lr=0.1, log_every=20)
+    module, facts, rows = _run(tmp_path, train, weights={"square": 2.0, "absolute": 0.5})
+    assert facts["steps"] == 80 and facts["items_seen"] == 480
+    assert module.linear.weight.item() == pytest.approx(2.0, abs=0.05)
+    assert [row["step"] for row in rows] == [20, 40, 60, 80]
+    last = rows[-1]
+    terms = last["terms"]
+    assert last["loss"] == pytest.approx(2.0 * terms["square"] + 0.5 * terms["absolute"])
+    assert last["epoch"] == 20.0 and last["grad_norm"] >= 0.0
+    written = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert written == rows
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_micro_batches_change_nothing(tmp_path):
+    whole, _, _ = _run(tmp_path / "a", Train(epochs=2, batch_size=6, lr=0.1))
+    cut, _, _ = _run(tmp_path / "b", Train(epochs=2, batch_size=6, lr=0.1, micro_tokens=20))
+    assert torch.allclose(whole.linear.weight, cut.linear.weight, atol=1e-6)
+    assert torch.allclose(whole.linear.bias, cut.linear.bias, atol=1e-6)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+    train = Train(epochs=4, batch_size=6, lr=0.1, checkpoint_every=3, log_every=1)
+    whole, _, rows = _run(tmp_path / "a", train)
+    stopped = Doubler()
+    stopped.fail_at = 9  # in the ninth step, after the checkpoint of the sixth
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "b", train, stopped)
+    resumed, facts, _ = _run(tmp_path / "b", train)
+    assert facts["resumed_at"] == 6
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+    written = [json.loads(x) for x in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in written] == list(range(1, 17))
+    assert [row["loss"] for row in written] == [row["loss"] for row in rows]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    module = Doubler()
+    module.linear.weight.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="step 10"):
+        _run(tmp_path, Train(epochs=4, batch_size=6), module)
+
+
+def test_the_learning_rate_by_hand():
+    train = Train(lr=1.0, warmup=0.2)
+    rates = [learning_rate(train, step, 10) for step in range(10)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2:] == pytest.approx([1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+
+
+def test_steps_from_epochs_or_as_given():
+    assert total_steps(Train(epochs=0.5), 100) == 50
+    assert total_steps(Train(epochs=3, max_steps=7), 100) == 7
+    assert total_steps(Train(epochs=0.001), 100) == 1
