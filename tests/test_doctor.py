@@ -1,0 +1,121 @@
+import io
+from importlib import metadata
+
+import pytest
+from rich.console import Console
+from world import make_config
+
+from kdscale import doctor
+from kdscale.cli import main
+from kdscale.config import Cluster
+from kdscale.configload import load_config
+from kdscale.progress import Reporter
+
+
+@pytest.fixture
+def reporter():
+    return Reporter(Console(file=io.StringIO(), width=200))
+
+
+@pytest.fixture
+def config(tmp_path):
+    return load_config(make_config(tmp_path))
+
+
+def by_name(checks):
+    return {check.name: check for check in checks}
+
+
+def test_a_good_machine_and_config(config, reporter):
+    checks = by_name(doctor.run_checks(config, reporter, ray=False))
+    assert list(checks) == [
+        "python", "packages", "compute", "memory", "disk", "deepspeed", "store", "source", "model",
+    ]  # fmt: skip
+    assert [c.name for c in checks.values() if c.status == "problem"] == []
+    assert checks["source"].detail == "beir, splits train, dev, test"
+    assert "bert, weights in" in checks["model"].detail
+    shown = reporter.console.file.getvalue().splitlines()
+    assert len([line for line in shown if line.startswith("ok ")]) >= 7
+    assert "0 to mend (problem)" in shown[-1]
+
+
+def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "check_deepspeed", lambda cluster: doctor.Check("", "ok", ""))
+    (tmp_path / "file").write_text("not a folder")
+    config.storage.uri = str(tmp_path / "file" / "store")
+    (tmp_path / "encoder" / "model.safetensors").unlink()
+    (tmp_path / "beir" / "corpus.jsonl").unlink()
+    checks = by_name(doctor.run_checks(config, reporter, ray=False))
+    problems = {n: c for n, c in checks.items() if c.status == "problem"}
+    assert problems.keys() == {"store", "source", "model"}
+    assert "cannot write to the store" in problems["store"].detail
+    assert "corpus.jsonl" in problems["source"].detail
+    assert "has no model.safetensors" in problems["model"].detail
+    assert "3 to mend (problem)" in reporter.console.file.getvalue()
+    assert all(check.fix for check in problems.values())
+
+
+def test_packages_that_are_absent_or_of_another_version(monkeypatch):
+    asked = ["numpy>=999", "kdscale-no-such-package>=2", "rich", 'pytest>=999; extra == "dev"']
+    monkeypatch.setattr(metadata, "requires", lambda name: asked)
+    check = doctor.check_packages()
+    assert check.status == "problem"
+    assert f"numpy: {metadata.version('numpy')}, asked for >=999" in check.detail
+    assert "kdscale-no-such-package: not installed" in check.detail
+    assert check.fix == "pip install 'numpy>=999' 'kdscale-no-such-package>=2'"
+
+
+def test_gpus_that_are_not_there(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check = doctor.check_compute(Cluster(gpus_per_worker=1))
+    assert check.status == "problem" and "asks for GPUs" in check.detail
+    # The GPUs of a cluster that is somewhere else are not this machine's.
+    assert (
+        doctor.check_compute(Cluster(address="ray://head", gpus_per_worker=1)).status != "problem"
+    )
+
+
+def test_little_room_is_a_warning_and_none_a_problem(monkeypatch, tmp_path):
+    folder = tmp_path / "not" / "yet" / "there"
+    assert str(tmp_path) in doctor.check_disk(folder).detail
+    monkeypatch.setattr(doctor, "DISK_GIB", 1e9)
+    assert doctor.check_disk(folder).status == "warning"
+    monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
+    assert doctor.check_memory().status == "warning"
+
+
+def test_a_module_that_breaks_on_import_is_told_by_its_last_line(tmp_path, monkeypatch):
+    (tmp_path / "broken_engine.py").write_text("raise OSError('no CUDA_HOME')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert doctor._import_failure("broken_engine") == "OSError: no CUDA_HOME"
+    assert doctor._import_failure("json") is None
+
+
+def test_a_check_that_breaks_does_not_end_the_doctor(reporter, monkeypatch):
+    def broken():
+        raise ImportError("libtorch.so is damaged\nand more")
+
+    monkeypatch.setattr(doctor, "check_memory", broken)
+    monkeypatch.setattr(doctor, "check_deepspeed", lambda cluster: doctor.Check("", "ok", ""))
+    checks = by_name(doctor.run_checks(None, reporter, ray=False))
+    assert checks["memory"].status == "problem"
+    assert checks["memory"].detail == "libtorch.so is damaged"
+    assert "model" in checks
+
+
+def test_the_command_fails_where_there_is_a_problem(monkeypatch, capsys):
+    def found(config, reporter):
+        return [doctor.Check("disk", "problem", "full", "free some")]
+
+    monkeypatch.setattr(doctor, "run_checks", found)
+    assert main(["doctor"]) == 1
+    monkeypatch.setattr(doctor, "run_checks", lambda *_: [doctor.Check("disk", "warning", "")])
+    assert main(["doctor"]) == 0
+
+
+@pytest.mark.slow
+def test_ray_runs_a_task():
+    check = doctor.check_ray(Cluster())
+    assert check.status == "ok" and "ran a task" in check.detail
