@@ -31,7 +31,7 @@ from kdscale.data.schema import PASSAGES
 from kdscale.progress import Task
 
 EXTRA_TEXT = "prepare.extra_text"
-UNITS_PER_BLOCK = 64
+UNITS_PER_BLOCK = 256  # half a second of parsing: smaller blocks cost Ray more than they save
 TEXT = pa.schema([("text", pa.string())])
 RAW = pa.schema([("number", pa.int64()), *PASSAGES])
 

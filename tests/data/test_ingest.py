@@ -3,15 +3,20 @@ import json
 
 import pytest
 
+from kdscale.config import DocstringsSource
+from kdscale.data import ingest
 from kdscale.data.clean import RejectLog
 from kdscale.data.ingest import (
     ingest_extra_text,
     ingest_judgments,
     ingest_negatives,
     ingest_queries,
+    parse_in_parallel,
 )
+from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
+from kdscale.progress import Reporter
 
 PASSAGES = {"a": 0, "b": 1, "c": 2}
 
@@ -109,3 +114,16 @@ def test_extra_text_that_is_missing_or_mostly_malformed(tmp_path):
             KdscaleError, match=r"prepare\.extra_text: .*none\.jsonl does not exist"
         ):
             list(ingest_extra_text([str(tmp_path / "none.jsonl")], log, 100, tmp_path))
+
+
+@pytest.mark.slow
+def test_parsing_by_workers_changes_nothing(ray_cluster, monkeypatch):
+    monkeypatch.setattr(ingest, "UNITS_PER_BLOCK", 5)
+    source = DocstringsSource(packages=["bm25s", "rich"])
+    alone, fed = open_reader(source), open_reader(source)
+    with Reporter().task("parsing") as task:
+        parse_in_parallel(fed, task)
+    assert task.completed == task.total == len(fed.units()) > 5
+    assert list(fed.passages()) == list(alone.passages()) != []
+    for split in alone.splits():
+        assert list(fed.queries(split)) == list(alone.queries(split))
