@@ -123,7 +123,7 @@ def curve_panel(lines: list[tuple[Curve, str, int]], name: str) -> str:
             axes.set_yscale("log")
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.set_ylim(bottom=min(0.0, float(flat.min())))
+            axes.set_ylim(min(0.0, 1.08 * float(flat.min())), max(0.0, 1.08 * float(flat.max())))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("step")
         return _to_svg(figure, name)

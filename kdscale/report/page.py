@@ -21,7 +21,7 @@ from kdscale.report.lineage import build_tree, to_yaml
 from kdscale.report.verdict import Verdict, signed
 
 STRATEGY_WORDS = {
-    "finetune": "random student, labels (the baseline of the strategies)",
+    "finetune": "random student, labels: what the others must beat",
     "ranker_distill": "random student, teacher scores",
     "lm_distill_finetune": "distilled language model, labels",
     "lm_distill_ranker_distill": "distilled language model, teacher scores",

@@ -68,9 +68,11 @@ def judge(evidence: Evidence) -> Verdict:
     ]
     first = evidence.system(FIRST_STAGE)
     if first is not None and standing == "useless":
+        teacher_too = evidence.value(evidence.system(TEACHER)) <= evidence.value(first)
+        whom = "the teacher, which is not above it either," if teacher_too else "the student"
         sentences.append(
             f"The BM25 order that it reranks already has {evidence.value(first):.3f}: "
-            "give the student more data, more steps or another shape before using it."
+            f"give {whom} more data, more steps or another shape first."
         )
     return Verdict(system, standing, " ".join(sentences))
 

@@ -1,3 +1,7 @@
+from report_experiment import make_config, make_inputs
+
+from kdscale.report.evidence import collect
+from kdscale.report.page import render_page
 from kdscale.report.verdict import judge, pick
 
 
@@ -67,3 +71,15 @@ def test_the_answer_names_quality_speed_and_doubt(experiment):
     assert f"{chosen['speedup']:.1f} times as fast" in text
     assert "is not significant" in text and "does not prove the two equal" in text
     assert f"a true loss of up to {-test['ci'][0]:.3f} cannot be ruled out" in text
+
+
+def test_a_failed_experiment_says_so_and_boasts_of_nothing(tmp_path):
+    config = make_config(tmp_path / "store")
+    skill = dict.fromkeys(config.ranker.strategies, -1.0)
+    evidence = collect(config, make_inputs(config, skill=skill, queries=40))
+    verdict = judge(evidence)
+    assert verdict.standing == "useless"
+    assert verdict.text.startswith("None of the students is worth taking yet")
+    assert "give the student more data" in verdict.text
+    page = render_page(evidence, verdict)
+    assert "take this" not in page and 'class="tiles"' not in page
