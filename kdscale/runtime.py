@@ -83,7 +83,8 @@ def cpus_each(requested: float | None, count: int) -> float:
     if requested is not None:
         return requested
     total = ray.cluster_resources().get("CPU", 0.0)
-    return math.floor((total - HEADROOM_CPUS) / count * 10) / 10
+    # At least a tenth: where even that is too much, `check_fits` says so.
+    return max(0.1, math.floor((total - HEADROOM_CPUS) / count * 10) / 10)
 
 
 def threads_of(cpus: float) -> int:

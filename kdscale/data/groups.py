@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -10,21 +9,13 @@ import pyarrow as pa
 import torch
 
 from kdscale.data.dataset import Dataset, Tokens
+from kdscale.data.queries import choose_queries
 from kdscale.errors import KdscaleError
 
 # A step's pairs run through the model in so many chunks of like length: most of the padding of
 # a mixed step goes away, and each chunk is still large enough to keep the machine busy.
 CHUNKS = 4
 CHUNK_MIN_PAIRS = 8
-
-
-def choose_queries(qids: list[str], limit: int | None, seed: int) -> list[str]:
-    """The training queries of a data budget: smaller budgets are subsets of larger ones."""
-    if limit is None or limit >= len(qids):
-        return qids
-    digest = {q: hashlib.sha256(f"{seed}:{q}".encode()).digest() for q in qids}
-    chosen = set(sorted(qids, key=digest.__getitem__)[:limit])
-    return [q for q in qids if q in chosen]
 
 
 class GroupSource:
