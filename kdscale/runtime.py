@@ -26,6 +26,8 @@ def _quiet_environment() -> None:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # Ray would run workers at niceness 15, behind whatever else a machine does.
+        "RAY_worker_niceness": "0",
     }.items():
         os.environ.setdefault(name, value)
 

@@ -142,7 +142,10 @@ def test_an_exported_student_gives_one_score_everywhere(finished, tmp_path, caps
     )
     beir = finished.parent / "beir"
     texts = {
-        name: {r["_id"]: r["text"] for r in map(json.loads, open(beir / f"{name}.jsonl"))}
+        name: {
+            row["_id"]: row["text"]
+            for row in map(json.loads, (beir / f"{name}.jsonl").read_text().splitlines())
+        }
         for name in ("queries", "corpus")
     }
     run = tmp_path / "run.trec"
@@ -159,7 +162,9 @@ def test_an_exported_student_gives_one_score_everywhere(finished, tmp_path, caps
     )
     model = AutoModelForSequenceClassification.from_pretrained(student).eval()
     tokenizer = AutoTokenizer.from_pretrained(student)
-    inputs = tokenizer(*zip(*pairs, strict=True), padding=True, truncation=True, return_tensors="pt")
+    inputs = tokenizer(
+        *zip(*pairs, strict=True), padding=True, truncation=True, return_tensors="pt"
+    )
     with torch.inference_mode():
         logits = model(**inputs).logits[:, 0].tolist()
     assert list(ranked.values()) == pytest.approx(logits, abs=1e-4)

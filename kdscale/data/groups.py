@@ -12,10 +12,11 @@ from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import choose_queries
 from kdscale.errors import KdscaleError
 
-# A step's pairs run through the model in so many chunks of like length: most of the padding of
-# a mixed step goes away, and each chunk is still large enough to keep the machine busy.
+# A step's pairs run through the model in so many chunks of like length, which takes most of the
+# padding of a mixed step away; where lengths are alike, one chunk keeps the machine busier.
 CHUNKS = 4
 CHUNK_MIN_PAIRS = 8
+WORTHWHILE_SAVING = 0.1  # of the padded tokens
 
 
 class GroupSource:
@@ -108,9 +109,9 @@ class GroupSource:
                 teacher[b, : len(rows)] = torch.from_numpy(self._teacher[rows])
             flat.extend(self._ids(int(row)) for row in rows)
             slots.extend(b * size + g for g in range(len(rows)))
-        order = np.argsort([self._encoder.length(len(q), len(p)) for q, p in flat], kind="stable")
-        count = max(1, min(CHUNKS, len(order) // CHUNK_MIN_PAIRS))
-        parts = np.array_split(order, count)
+        lengths = np.array([self._encoder.length(len(q), len(p)) for q, p in flat])
+        order = np.argsort(lengths, kind="stable")
+        parts = _chunks(order, lengths)
         batch = {
             "chunks": [self._encoder.collate([flat[i] for i in part]) for part in parts],
             "slots": torch.as_tensor(slots)[torch.as_tensor(order)],
@@ -120,6 +121,15 @@ class GroupSource:
         if self._teacher is not None:
             batch["teacher"] = teacher
         return batch
+
+
+def _chunks(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """The pairs of a step, given shortest first, in one chunk or in CHUNKS of like length."""
+    count = max(1, min(CHUNKS, len(order) // CHUNK_MIN_PAIRS))
+    parts = np.array_split(order, count)
+    padded = sum(len(part) * lengths[part[-1]] for part in parts)
+    whole = len(order) * lengths[order[-1]]
+    return parts if padded < (1 - WORTHWHILE_SAVING) * whole else [order]
 
 
 def _aligned_scores(pairs: pa.Table, scores: pa.Table) -> np.ndarray:

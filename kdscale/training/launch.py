@@ -20,7 +20,7 @@ from kdscale.progress import Reporter
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 
 MAX_WORKER_FAILURES = 3
-POLL_S = 0.5
+POLL_S = 1.0
 
 
 @dataclass

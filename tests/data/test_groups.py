@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from tiny_models import bert_tokenizer
+
+from kdscale.data.dataset import Dataset, Tokens
+from kdscale.data.groups import GroupSource
+from kdscale.data.schema import PAIRS, PASSAGE_TOKENS, QUERY_TOKENS, SCORES
+from kdscale.data.shards import write_shards, write_table
+from kdscale.errors import KdscaleError
+from kdscale.models.encode import PairEncoder
+
+# qid -> [(pid, grade)]: two relevant passages, one, none, no negative
+PAIRS_OF = {
+    "q0": [("p0", 1), ("p1", 2), ("p2", 0), ("p3", 0), ("p4", 0)],
+    "q1": [("p5", 1), ("p2", 0), ("p6", 0)],
+    "q2": [("p3", 0), ("p4", 0)],
+    "q3": [("p7", 1)],
+}
+ROWS = [(q, p, g) for q, of in PAIRS_OF.items() for p, g in of]
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A dataset of the pairs above, and tokens: passage pN has N + 2 words."""
+    dataset, tokens = tmp_path / "dataset", tmp_path / "tokens"
+    columns = [list(c) for c in zip(*ROWS, strict=True)]
+    count = len(ROWS)
+    table = pa.table([list(range(count)), *columns, [1] * count], schema=PAIRS)
+    write_shards(dataset / "pairs", table, PAIRS, 2)
+    (dataset / "stats.json").write_text('{"splits": ["train"]}')
+    encoder = PairEncoder(bert_tokenizer(), 16)
+    encoder.save(tokens / "tokenizer")
+    for folder, keys, schema in (
+        ("passages", [f"p{i}" for i in range(8)], PASSAGE_TOKENS),
+        ("queries", list(PAIRS_OF), QUERY_TOKENS),
+    ):
+        ids = encoder.tokenise([" ".join(f"w{j}" for j in range(i + 2)) for i in range(len(keys))])
+        table = pa.table([keys, pa.array(ids, pa.list_(pa.int32()))], schema=schema)
+        if folder == "queries":
+            write_table(tokens / folder / "train.parquet", table, schema)
+        else:
+            write_shards(tokens / folder, table, schema, 1)
+    info = {"splits": ["train"], "max_length": 16, "block_length": 8}
+    (tokens / "tokens.json").write_text(json.dumps(info))
+    return Dataset(dataset), Tokens(tokens)
+
+
+def _scores():
+    order = np.random.default_rng(0).permutation(len(ROWS))  # rows in no order: ids must be used
+    return pa.table(
+        [order, [ROWS[i][0] for i in order], [ROWS[i][1] for i in order], order * 0.5],
+        names=SCORES.names,
+    ).cast(SCORES)
+
+
+def test_only_queries_with_a_relevant_passage_and_a_negative(world):
+    source = GroupSource(*world, None, group_size=3, max_queries=None, seed=0)
+    assert len(source) == 2
+    assert source.pairs_per_item == 3
+
+
+def test_a_group_is_a_relevant_passage_and_negatives_drawn_anew_each_epoch(world):
+    source = GroupSource(*world, None, group_size=3, max_queries=None, seed=0)
+    relevant, negatives = set(), set()
+    for epoch in range(12):
+        rows = source.rows(0, epoch)
+        assert [ROWS[r][0] for r in rows] == ["q0"] * 3
+        assert [ROWS[r][2] > 0 for r in rows] == [True, False, False]
+        assert rows.tolist() == source.rows(0, epoch).tolist()
+        relevant.add(rows[0])
+        negatives.add(tuple(sorted(rows[1:])))
+    assert len(relevant) == 2 and len(negatives) == 3
+
+
+def test_a_batch_puts_every_score_in_its_place(world):
+    dataset, tokens = world
+    source = GroupSource(dataset, tokens, _scores(), group_size=4, max_queries=None, seed=0)
+    batch = source.collate(np.array([0, 1]), epoch=0)
+    rows = [source.rows(0, 0), source.rows(1, 0)]
+    assert batch["mask"].tolist() == [[True] * 4, [True, True, True, False]]
+    assert batch["labels"][0, 0] == ROWS[rows[0][0]][2]
+    for b in range(2):
+        for g, row in enumerate(rows[b]):
+            assert batch["teacher"][b, g] == row * 0.5
+    # A stand-in for a model, whose score of a pair is the sum of its ids: it must come out where
+    # the pair belongs, though pairs are sorted by length.
+    sums = torch.cat([c["input_ids"].sum(1).float() for c in batch["chunks"]])
+    placed = torch.zeros(8).index_put((batch["slots"],), sums).view(2, 4)
+    encoder = tokens.encoder()
+    for b in range(2):
+        for g, row in enumerate(rows[b]):
+            query, pid, _ = ROWS[row]
+            ids, _ = encoder.assemble(tokens.query_ids("train", query), tokens.passage_ids(pid))
+            assert placed[b, g] == sum(ids)
+    assert placed[1, 3] == 0
+
+
+def test_a_smaller_data_budget_is_a_subset(world):
+    assert len(GroupSource(*world, None, 3, max_queries=3, seed=0)) <= 2
+    assert len(GroupSource(*world, None, 3, max_queries=4, seed=0)) == 2
+
+
+def test_a_missing_score_is_named(world):
+    table = _scores().slice(1)
+    with pytest.raises(KdscaleError, match="the teacher scores lack pair"):
+        GroupSource(*world, table, 3, None, 0)
+
+
+def test_nothing_to_train_on(world, tmp_path):
+    dataset, tokens = world
+    write_shards(dataset.path / "pairs", PAIRS.empty_table(), PAIRS, 2)
+    (dataset.path / "pairs" / "part-00001.parquet").unlink()
+    with pytest.raises(KdscaleError, match="no training query has both"):
+        GroupSource(dataset, tokens, None, 3, None, 0)
