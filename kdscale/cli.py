@@ -130,7 +130,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _wanted(config: Config, args: argparse.Namespace) -> list[str] | None:
     """The steps of a stage command; None for all of them."""
-    from kdscale.pipeline import build_steps
+    from kdscale.steps import build_steps
 
     if args.stage is None:
         return None

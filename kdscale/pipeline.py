@@ -1,155 +1,23 @@
-"""The order of stages: which steps a config asks for, what is cached, what is run."""
+"""Running the steps of a config: what is cached, what is run, what a failure leaves."""
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import kdscale
 from kdscale.config import Config
-from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
-from kdscale.stages.context import Stage, StageContext
+from kdscale.stages.context import StageContext
+from kdscale.steps import Step, build_steps
 from kdscale.store import Artifact, LocalStore
 from kdscale.store.artifact import build_manifest, list_files, sha256_json
 
 FORMAT_VERSION = 1  # raise it when a stage's output changes for equal input: old keys expire
-
-
-@dataclass(frozen=True)
-class Step:
-    """One artifact to be made.
-
-    `matters` is the part of the config that its content depends on; with the digests of the
-    inputs it makes the key. `inputs` maps a role to the name of the step that makes it.
-    """
-
-    name: str
-    stage: str
-    kind: str
-    label: str
-    load: Callable[[], Stage]  # imports the stage's code only when it runs
-    matters: Callable[[], dict[str, Any]]  # may read files (a model's digest), so it is a call
-    inputs: dict[str, str] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
-
-
-def build_steps(config: Config) -> dict[str, Step]:
-    """Every step of a config, in an order in which each comes after its inputs."""
-    steps: dict[str, Step] = {}
-
-    def add(step: Step) -> None:
-        steps[step.name] = step
-
-    name, seed = config.name, config.seed
-    add(
-        Step(
-            "dataset", "prepare", "datasets", name, _stage("prepare", "run_dataset"),
-            lambda: {**_dataset_config(config), "seed": seed},
-        )
-    )  # fmt: skip
-    add(
-        Step(
-            "tokens", "prepare", "tokens", name, _stage("prepare", "run_tokens"),
-            lambda: {**_token_config(config), "seed": seed},
-            {"dataset": "dataset"},
-        )
-    )  # fmt: skip
-    add(
-        Step(
-            "teacher", "finetune", "teachers", name, _stage("finetune", "run"),
-            lambda: {
-                "teacher": {**_section(config.teacher), "train": _train(config.teacher.train)},
-                "model": _fingerprint(config),
-                "seed": seed,
-            },
-            {"dataset": "dataset", "tokens": "tokens"},
-        )
-    )  # fmt: skip
-    add(
-        Step(
-            "scores", "score", "scores", name, _stage("score", "run"),
-            lambda: {"precision": config.score.precision},
-            {"dataset": "dataset", "tokens": "tokens", "teacher": "teacher"},
-        )
-    )  # fmt: skip
-    for shape in config.students:
-        params = {"student": to_dict(shape)}
-        if any(s.startswith("lm_distill") for s in config.ranker.strategies):
-            add(
-                Step(
-                    f"lm:{shape.name}", "distill-lm", "lms", shape.name,
-                    _stage("distill_lm", "run"),
-                    lambda params=params: {
-                        **params,
-                        "lm": {**_section(config.lm), "train": _train(config.lm.train)},
-                        "model": _fingerprint(config),
-                        "seed": seed,
-                    },
-                    {"tokens": "tokens"},
-                    params,
-                )
-            )  # fmt: skip
-        for strategy in config.ranker.strategies:
-            add(_student_step(config, shape.name, strategy, params))
-    students = [s for s in steps if s.startswith("student:")]
-    add(
-        Step(
-            "evaluation", "evaluate", "evaluations", name, _stage("evaluate", "run"),
-            lambda: {"evaluate": _without(to_dict(config.evaluate), "batch_tokens")},
-            {"dataset": "dataset", "tokens": "tokens", "teacher": "teacher"}
-            | {s: s for s in students},
-        )
-    )  # fmt: skip
-    everything = {s: s for s in steps}
-    add(
-        Step(
-            "report", "report", "reports", name, _stage("report", "run"),
-            lambda: {"report": to_dict(config.report), "config": _shown(config)},
-            everything,
-        )
-    )  # fmt: skip
-    return steps
-
-
-def _student_step(config: Config, shape: str, strategy: str, params: dict[str, Any]) -> Step:
-    soft = strategy.endswith("ranker_distill")
-    from_lm = strategy.startswith("lm_distill")
-    losses = config.ranker.soft_losses if soft else config.ranker.hard_losses
-    inputs = {"dataset": "dataset", "tokens": "tokens"}
-    if soft:
-        inputs["scores"] = "scores"
-    if from_lm:
-        inputs["lm"] = f"lm:{shape}"
-
-    def matters() -> dict[str, Any]:
-        ranker = {
-            "losses": losses,
-            "group_size": config.ranker.group_size,
-            "max_queries": config.ranker.max_queries,
-            "train": _train(config.ranker.train),
-        }
-        if soft:
-            ranker["temperature"] = config.ranker.temperature
-        # A random student takes its vocabulary and family from the teacher's encoder.
-        model = {} if from_lm else {"model": _fingerprint(config)}
-        return {**params, "strategy": strategy, "ranker": ranker, "seed": config.seed, **model}
-
-    return Step(
-        f"student:{strategy}:{shape}",
-        "distill-ranker",
-        "students",
-        f"{shape}-{strategy}",
-        _stage("distill_ranker", "run"),
-        matters,
-        inputs,
-        {**params, "strategy": strategy, "losses": losses},
-    )
 
 
 @dataclass
@@ -280,67 +148,3 @@ def _closure(steps: dict[str, Step], wanted: list[str]) -> set[str]:
             needed.add(name)
             todo.extend(steps[name].inputs.values())
     return needed
-
-
-def _stage(module: str, function: str) -> Callable[[], Stage]:
-    def load() -> Stage:
-        import importlib
-
-        return getattr(importlib.import_module(f"kdscale.stages.{module}"), function)
-
-    return load
-
-
-def _dataset_config(config: Config) -> dict[str, Any]:
-    from kdscale.data.readers import open_reader
-
-    token_keys = ("max_length", "block_length", "max_block_tokens", "extra_text")
-    return {
-        "source": to_dict(config.source),
-        "input": open_reader(config.source).fingerprint(),
-        "prepare": _without(to_dict(config.prepare), *token_keys),
-    }
-
-
-def _token_config(config: Config) -> dict[str, Any]:
-    from pathlib import Path
-
-    from kdscale.models.pretrained import fingerprint_tokenizer
-    from kdscale.store.artifact import sha256_file
-
-    prepare = config.prepare
-    for path in prepare.extra_text:
-        if not Path(path).is_file():
-            raise KdscaleError(f"prepare.extra_text: no file {path}; give jsonl files")
-    return {
-        "max_length": prepare.max_length,
-        "block_length": prepare.block_length,
-        "max_block_tokens": prepare.max_block_tokens,
-        "extra_text": [sha256_file(Path(p)) for p in prepare.extra_text],
-        "shards": prepare.shards,
-        "tokenizer": fingerprint_tokenizer(config.teacher.model, config.teacher.revision),
-    }
-
-
-def _fingerprint(config: Config) -> dict[str, Any]:
-    from kdscale.models.pretrained import fingerprint_model
-
-    return fingerprint_model(config.teacher.model, config.teacher.revision)
-
-
-def _section(value: Any) -> dict[str, Any]:
-    """A section without its training settings, which `_train` gives."""
-    return _without(to_dict(value), "train", "model", "revision")
-
-
-def _train(train: Any) -> dict[str, Any]:
-    """What of a training's settings its result depends on."""
-    return _without(to_dict(train), "micro_tokens", "checkpoint_every", "log_every", "zero_stage")
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    return _without(to_dict(config), "storage", "cluster")
-
-
-def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k not in keys}

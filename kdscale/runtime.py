@@ -22,6 +22,8 @@ def _quiet_environment() -> None:
     for name, value in {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a deprecation warning
         "RAY_DEDUP_LOGS": "1",
+        # Ray reports as an error that an actor cannot be restarted; failures come as exceptions.
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -13,8 +13,9 @@ from world import make_config
 from kdscale.cli import main
 from kdscale.config import STRATEGIES
 from kdscale.configload import load_config
-from kdscale.pipeline import build_steps, run_steps
+from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
+from kdscale.steps import build_steps
 from kdscale.store import open_store
 
 pytestmark = pytest.mark.slow
