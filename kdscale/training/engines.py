@@ -35,6 +35,13 @@ class Engine(Protocol):
         ...
 
 
+# As in RoBERTa (arXiv 1907.11692). A ranker's gradients are small for the first tens of steps and
+# then grow tenfold within a few: with the usual 0.999 the second moment is still that of the small
+# ones, and the steps that follow throw a short training back to where it began.
+BETAS = (0.9, 0.98)
+EPS = 1e-6
+
+
 def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
     """AdamW without weight decay on biases and norms (every tensor of one dimension)."""
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -44,6 +51,8 @@ def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ],
         lr=train.lr,
+        betas=BETAS,
+        eps=EPS,
     )
 
 
