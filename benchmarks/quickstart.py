@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/quickstart.py [-o benchmarks/results/quickstart.json]
 
 Runs `kdscale run configs/quickstart.yaml` in an empty store. Peak memory is the largest sum of
-the proportional set sizes of the command and everything it started, read once a second. Beside the
-table it tests the two claims that the quickstart stands for: the teacher beats BM25, and the student
-distilled twice beats the one that never saw a teacher.
+the proportional set sizes of the command and everything it started, read once a second. Beside
+the table it tests the two claims that the quickstart stands for: the teacher beats BM25, and the
+student distilled twice beats the one that never saw a teacher.
 """
 
 from __future__ import annotations
