@@ -124,10 +124,12 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     node = data
     *parents, last = key.split(".")
     for part in parents:
-        below = node.setdefault(part, {})
+        below = node.get(part, {})
         if not isinstance(below, dict):
             raise KdscaleError(f"--set {override}: {part} is not a group of settings")
-        node = below
+        # A copy, since a YAML alias makes several places one object: only this one is set.
+        node[part] = dict(below)
+        node = node[part]
     node[last] = _parse_yaml(raw, f"--set {key}")
 
 

@@ -43,6 +43,12 @@ def test_set_overrides_one_setting(tmp_path):
     assert (config.seed, config.lm.losses, config.storage.uri) == (2, {"qkv": 2.0}, "x/y")
 
 
+def test_set_changes_one_of_two_places_that_share_a_yaml_anchor(tmp_path):
+    text = "teacher: {train: &t {lr: 0.1}}\nlm: {train: *t}"
+    config = _load(tmp_path, text, "teacher.train.lr=0.5")
+    assert (config.teacher.train.lr, config.lm.train.lr) == (0.5, 0.1)
+
+
 def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
     (tmp_path / "students").mkdir()
     (tmp_path / "students" / "tiny.yaml").write_text(
