@@ -6,6 +6,8 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +50,7 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
         if reporter is not None:
             where = cluster.address or "this machine"
             reporter.info(f"  starting Ray ({where})")
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if cluster.address:
                 ray.init(
@@ -66,6 +69,9 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
                 f"({str(error).splitlines()[0]}); check cluster.address, or leave it out to "
                 "start Ray here"
             ) from None
+        # Ray takes SIGTERM for itself and would abort with a stack trace, nothing cleaned up.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         _quiet_data_logging()
     yield ray
 
