@@ -82,9 +82,18 @@ def check_config(config: Config) -> None:
         ("prepare.negatives", config.prepare.negatives),
         ("teacher.group_size", config.teacher.group_size - 1),
         ("ranker.group_size", config.ranker.group_size - 1),
+        ("lm.relation_heads", config.lm.relation_heads),
     ):
         if value < 1:
             raise KdscaleError(f"{key} is too small")
+    distils_lm = any(s.startswith("lm_distill") for s in config.ranker.strategies)
+    for shape in config.students if distils_lm and "qkv" in config.lm.losses else []:
+        if shape.hidden % config.lm.relation_heads:
+            raise KdscaleError(
+                f"lm.relation_heads: {config.lm.relation_heads} does not divide the hidden size "
+                f"{shape.hidden} of student {shape.name}; set a number that divides it and the "
+                "teacher's"
+            )
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 

@@ -7,7 +7,7 @@ from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SHAPE = "{name: s, layers: 2, hidden: 8, heads: 2, intermediate: 16}"
+SHAPE = "{name: s, layers: 2, hidden: 24, heads: 2, intermediate: 48}"
 
 
 def _load(tmp_path, text, *overrides):
@@ -52,10 +52,10 @@ def test_set_changes_one_of_two_places_that_share_a_yaml_anchor(tmp_path):
 def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
     (tmp_path / "students").mkdir()
     (tmp_path / "students" / "tiny.yaml").write_text(
-        "layers: 2\nhidden: 8\nheads: 2\nintermediate: 16"
+        "layers: 2\nhidden: 24\nheads: 2\nintermediate: 48"
     )
     config = _load(tmp_path, "students: [tiny]")
-    assert (config.students[0].name, config.students[0].hidden) == ("tiny", 8)
+    assert (config.students[0].name, config.students[0].hidden) == ("tiny", 24)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,9 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("students: [tiny]", "no shape 'tiny'"),
         ("students: [{name: a, layers: 2}]", "needs hidden"),
         (f"students: [{SHAPE}, {SHAPE}]", "two are named 's'"),
-        (f"students: [{SHAPE.replace('heads: 2', 'heads: 3')}]", "3 heads do not divide hidden"),
+        (f"students: [{SHAPE.replace('heads: 2', 'heads: 5')}]", "5 heads do not divide hidden"),
         (f"students: [{SHAPE.replace('layers: 2', 'layers: 0')}]", "layers must be at least 1"),
+        (f"students: [{SHAPE}]\nlm: {{relation_heads: 7}}", "7 does not divide the hidden size 24"),
         ("source: {type: beri}", r"source\.type: no source 'beri' \(str\); did you mean beir"),
         ("source: {path: x}", "the key type"),
         ("source: {type: beir, pth: x}", r"unknown key source\.pth; did you mean path"),
