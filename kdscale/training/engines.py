@@ -36,8 +36,8 @@ class Engine(Protocol):
 
 
 # As in RoBERTa (arXiv 1907.11692). A ranker's gradients are small for the first tens of steps and
-# then grow tenfold within a few: with the usual 0.999 the second moment is still that of the small
-# ones, and the steps that follow throw a short training back to where it began.
+# then grow tenfold within a few: with the usual 0.999 the second moment is then still that of the
+# small ones, and a step can be far too long.
 BETAS = (0.9, 0.98)
 EPS = 1e-6
 
