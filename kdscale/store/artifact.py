@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +14,9 @@ from kdscale.errors import KdscaleError
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+DEEPEST = 50
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -110,34 +115,110 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         identity = {
             k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")
         }
-        files = [(f["path"], int(f["bytes"]), str(f["sha256"])) for f in manifest["files"]]
-        facts_ok = isinstance(manifest["facts"], dict)
-        digest = manifest["digest"]
-    except (ValueError, KeyError, TypeError) as error:
+        digest = sha256_json(identity)
+        is_whole = digest == manifest["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KdscaleError(
             f"{where} is not a kdscale manifest ({error!r}); remove that artifact and run again"
         ) from None
-    if not facts_ok or sha256_json(identity) != digest:
+    if not is_whole:
         raise KdscaleError(f"{where} was changed after it was written; remove it and run again")
     if manifest["schema"] != SCHEMA_VERSION:
         raise KdscaleError(
-            f"{where} has format {manifest['schema']}, this kdscale reads {SCHEMA_VERSION}; "
+            f"{where} has format {manifest['schema']!r}, this kdscale reads {SCHEMA_VERSION}; "
             "use the release that wrote it, or run again into another folder"
         )
-    for path, _, _ in files:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:
-            raise KdscaleError(f"{where} names a file outside its artifact: {path!r}; refused")
+    fault = _fault_of_fields(manifest)
+    if fault:
+        raise KdscaleError(
+            f"{where} is not a kdscale manifest (in {fault}); remove that artifact and run again"
+        )
+    check_paths([entry["path"] for entry in manifest["files"]], where)
     return manifest
+
+
+def _fault_of_fields(manifest: dict[str, Any]) -> str | None:
+    """The first field whose value is not of its kind: a digest is no proof of sense."""
+
+    def is_file(entry: Any) -> bool:
+        return (
+            isinstance(entry, dict)
+            and isinstance(entry.get("path"), str)
+            and type(entry.get("bytes")) is int
+            and 0 <= entry["bytes"] < 2**63
+            and isinstance(entry.get("sha256"), str)
+            and _SHA256.fullmatch(entry["sha256"]) is not None
+        )
+
+    def is_input(entry: Any) -> bool:
+        return isinstance(entry, dict) and all(
+            isinstance(entry.get(k), str) for k in ("name", "digest")
+        )
+
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("kind", "stage", "created", "kdscale"), str),
+        **dict.fromkeys(("config", "inputs", "facts"), dict),
+        "files": list,
+    }
+    for field, kind in kinds.items():
+        if not isinstance(manifest.get(field), kind):
+            return field
+    if not all(map(is_input, manifest["inputs"].values())):
+        return "inputs"
+    if not all(map(is_file, manifest["files"])):
+        return "files"
+    return next((k for k in ("config", "facts") if _is_deeper(manifest[k], DEEPEST)), None)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value is nested deeper: what shows it later need not fear to recurse."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deeper(v, levels - 1) for v in inner)
+
+
+def check_paths(paths: list[str], where: str) -> None:
+    """Raise KdscaleError unless every path is that of a file below its directory, on any system,
+    and no two are one where large and small letters are the same."""
+    folded = [unicodedata.normalize("NFC", path).casefold() for path in paths]
+    folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}
+    seen: set[str] = set()
+    for path, same in zip(paths, folded, strict=True):
+        parts = path.split("/")
+        if (
+            not path.isprintable()
+            or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
+            or len(path.encode()) > 1024
+            or "\\" in path
+            or path[1:2] == ":"  # a drive of Windows
+            or same == MANIFEST
+        ):
+            raise KdscaleError(
+                f"{where} names a file outside its artifact, or by an unsafe path: {path!r}"
+            )
+        if same in seen or same in folders:
+            raise KdscaleError(f"{where} names {path!r} twice, or as file and folder; refused")
+        seen.add(same)
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
     """Compare every file with the manifest. Raises KdscaleError on the first difference."""
+    root = directory.resolve()
     for entry in manifest["files"]:
         path = directory / entry["path"]
-        if not path.is_file():
-            raise KdscaleError(f"{path} is missing; remove {directory} and run again")
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+        try:
+            if not path.is_file():
+                raise KdscaleError(f"{path} is missing; remove {directory} and run again")
+            if not path.resolve().is_relative_to(root):
+                raise KdscaleError(
+                    f"{path} is a link that leads out of {directory}; put the file in its place"
+                )
+            is_same = path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
+        except OSError as error:
+            raise KdscaleError(
+                f"cannot read {path} ({error.strerror}); mend that, or remove {directory} and "
+                "run again"
+            ) from None
+        if not is_same:
             raise KdscaleError(
                 f"{path} does not match its manifest (damaged or edited); "
                 f"remove {directory} and run again"
