@@ -19,7 +19,7 @@ from kdscale.paths import user_path
 from kdscale.yamltext import parse_yaml, read_yaml
 
 # Not beginning with a dot (hidden, or .. upwards) or a hyphen (an option to some command).
-_NAME = re.compile(r"[^\W_][\w.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_BYTES = 100
 SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(schema.Source)}
 
@@ -107,7 +107,7 @@ def _check_names(key: str, names: list[str]) -> None:
     for name in names:
         if not _NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES:
             raise KdscaleError(
-                f"{key}: the name {name!r} becomes a file's; use letters, digits and . _ + -, "
+                f"{key}: the name {name!r} becomes a file's; use letters (a to z), digits and . _ -, "
                 f"beginning with a letter or a digit, at most {NAME_BYTES} bytes"
             )
         if name.casefold() in seen:
