@@ -27,7 +27,8 @@ def small_config(encoder: Path, source: object, **prepare: object) -> Config:
 
 def artifact(path: Path) -> Artifact:
     """A folder as a stage's input, named as the store would name it."""
-    return Artifact(path.name, "k", {"digest": f"digest of {path.name}", "facts": {}}, path)
+    manifest = {"digest": f"digest of {path.name}", "facts": {}}
+    return Artifact(path.name, "k", manifest, str(path.parent), lambda: path)
 
 
 def run_stage(stage, config: Config, out: Path, **inputs: Path) -> dict:
