@@ -26,7 +26,7 @@ from tenacity import (
 )
 
 from kdscale.errors import KdscaleError
-from kdscale.store.s3errors import ERRORS, code_of, explain, is_cut
+from kdscale.store.s3errors import ERRORS, MISSING_CODES, code_of, explain, is_cut
 
 CONCURRENCY = 10  # requests at a time, over all files of a transfer
 # Botocore waits up to 1, 2, 4, 8, 16, 20, 20, 20, 20 s between tries, half of it on average: a
@@ -45,7 +45,7 @@ class Patience:
 
 
 PATIENT = Patience(connect_s=5, read_s=30, attempts=10, tries=5)
-QUICK = Patience(connect_s=2, read_s=3, attempts=3, tries=3)  # for a preflight
+QUICK = Patience(connect_s=2, read_s=3, attempts=2, tries=2)  # for a preflight
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ class Bucket:
         self._opening = threading.Lock()
 
     @property
-    def endpoint(self) -> str:
-        return self.client.meta.endpoint_url
+    def endpoint(self) -> str | None:
+        """None until there is a client."""
+        return self._opened.meta.endpoint_url if self._opened else None
 
     @property
     def client(self) -> Any:
@@ -126,7 +127,7 @@ class Bucket:
         try:
             return boto3.session.Session().client("s3", config=config)
         except ERRORS as error:
-            raise explain(error, self.name, "the usual AWS endpoint") from None
+            raise explain(error, self.name, None) from None
         except ValueError:  # botocore's only word on an endpoint that is no URL
             raise KdscaleError(
                 f"bucket {self.name}: AWS_ENDPOINT_URL is no URL; set it to http(s)://host:port"
@@ -138,7 +139,7 @@ class Bucket:
         try:
             return self.client.get_object(Bucket=self.name, Key=self.full(key))["Body"].read()
         except ClientError as error:
-            if code_of(error) == "NoSuchKey":
+            if code_of(error) in MISSING_CODES:
                 return None
             raise
 
@@ -168,7 +169,7 @@ class Bucket:
         try:
             head = self.client.head_object(Bucket=self.name, Key=self.full(key))
         except ClientError as error:
-            if code_of(error) in ("404", "NoSuchKey"):
+            if code_of(error) in MISSING_CODES:
                 return None
             raise
         return head["Metadata"].get("sha256")

@@ -82,9 +82,9 @@ def is_cut(error: BaseException) -> bool:
     return isinstance(error, _CUT_ERRORS) or code_of(error) in _CUT_CODES
 
 
-def explain(error: Exception, bucket: str, endpoint: str) -> KdscaleError:
-    """endpoint: a URL; only its scheme, host and port are shown."""
-    where = f"bucket {bucket} at {_plain(endpoint)}"
+def explain(error: Exception, bucket: str, endpoint: str | None) -> KdscaleError:
+    """endpoint: a URL, of which only scheme, host and port are shown; None where it has none yet."""
+    where = f"bucket {bucket}" + (f" at {_plain(endpoint)}" if endpoint else "")
     if isinstance(error, boto.ClientError):
         return KdscaleError(_explain_answer(error, where))
     return KdscaleError(_explain(error, where))
@@ -92,7 +92,7 @@ def explain(error: Exception, bucket: str, endpoint: str) -> KdscaleError:
 
 def _explain_answer(error: boto.ClientError, where: str) -> str:
     code = code_of(error)
-    if code in MISSING_CODES:
+    if code in MISSING_CODES and error.operation_name in ("GetObject", "HeadObject"):
         return f"{where}: an object that a manifest lists is gone; remove the artifact, run again"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     said = f"{where}: {error.operation_name} was answered {status} {code}".rstrip()

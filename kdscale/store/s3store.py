@@ -19,7 +19,7 @@ from kdscale.store.s3files import check_attempt, fetching, send
 from kdscale.store.s3holdings import discard, holdings
 from kdscale.store.s3workspace import S3Workspace
 
-PREFLIGHT_S = 9.0
+PREFLIGHT_S = 7.0
 _READERS = 16
 
 
