@@ -7,8 +7,16 @@ from pathlib import Path
 from kdscale.errors import KdscaleError
 from kdscale.store.artifact import Artifact
 from kdscale.store.local import LocalStore
+from kdscale.store.workspace import DamagedError, LocalWorkspace, Workspace
 
-__all__ = ["Artifact", "LocalStore", "open_store"]
+__all__ = [
+    "Artifact",
+    "DamagedError",
+    "LocalStore",
+    "LocalWorkspace",
+    "Workspace",
+    "open_store",
+]
 
 
 def open_store(uri: str) -> LocalStore:

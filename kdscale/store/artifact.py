@@ -124,11 +124,16 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
             f"{where} has format {manifest['schema']}, this kdscale reads {SCHEMA_VERSION}; "
             "use the release that wrote it, or run again into another folder"
         )
-    for path, _, _ in files:
-        pure = PurePosixPath(path)
+    check_paths([path for path, _, _ in files], where)
+    return manifest
+
+
+def check_paths(paths: list[Any], where: str) -> None:
+    """Raise KdscaleError for a path of a manifest that leads out of its directory."""
+    for path in paths:
+        pure = PurePosixPath(path) if isinstance(path, str) else PurePosixPath()
         if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:
             raise KdscaleError(f"{where} names a file outside its artifact: {path!r}; refused")
-    return manifest
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from kdscale.errors import KdscaleError
 from kdscale.store.artifact import MANIFEST, Artifact, parse_manifest, verify_files
+from kdscale.store.workspace import LocalWorkspace
 
 STALE_AFTER_S = 24 * 3600
 
@@ -93,14 +94,9 @@ class LocalStore:
         self._verified.add(manifest["digest"])
         return True
 
-    def workdir(self, kind: str, key: str) -> Path:
-        """A directory that outlives a failed run of this artifact: checkpoints, partial work."""
-        directory = self.root / ".work" / kind / key
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-
-    def clear_workdir(self, kind: str, key: str) -> None:
-        shutil.rmtree(self.root / ".work" / kind / key, ignore_errors=True)
+    def workspace(self, kind: str, key: str) -> LocalWorkspace:
+        """What outlives a failed run of this artifact: checkpoints, partial work."""
+        return LocalWorkspace(self.root / ".work" / kind / key)
 
     def _sweep_stale(self) -> None:
         """Remove what a killed process left in staging a day ago or earlier."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdscale.config import BeirSource, Config, Prepare, Teacher
 from kdscale.progress import Reporter
 from kdscale.stages.context import StageContext
-from kdscale.store import Artifact
+from kdscale.store import Artifact, LocalWorkspace
 
 
 def small_config(encoder: Path, source: object, **prepare: object) -> Config:
@@ -36,7 +36,7 @@ def run_stage(stage, config: Config, out: Path, **inputs: Path) -> dict:
         config,
         {role: artifact(path) for role, path in inputs.items()},
         out,
-        out.with_name(f"{out.name}-work"),
+        LocalWorkspace(out.with_name(f"{out.name}-work")),
         Reporter(),
     )
     return stage(context)
