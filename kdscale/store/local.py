@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST, Artifact, parse_manifest, verify_files
+from kdscale.store.artifact import MANIFEST, Artifact, newest_first, parse_manifest, verify_files
 from kdscale.store.workspace import LocalWorkspace
 
 STALE_AFTER_S = 24 * 3600
@@ -30,7 +30,8 @@ class LocalStore:
     def __init__(self, root: Path):
         self.root = root.resolve()
         self.uri = str(self.root)
-        self._verified: set[str] = set()
+        self.disk = self.root
+        self._verified: set[tuple[str, str, str]] = set()
 
     def preflight(self) -> None:
         """Write, read and delete a file, so that a bad folder fails before any work is done."""
@@ -53,19 +54,29 @@ class LocalStore:
             data = (directory / MANIFEST).read_bytes()
         except FileNotFoundError:
             return None
-        manifest = parse_manifest(data, str(directory / MANIFEST))
-        if manifest["digest"] not in self._verified:
-            verify_files(directory, manifest)
-            self._verified.add(manifest["digest"])
-        return Artifact(kind, key, manifest, directory)
+        artifact = self._artifact(kind, key, data)
+        artifact.materialise()
+        return artifact
 
     def list(self, kind: str) -> list[Artifact]:
-        """Every committed artifact of a kind, newest first; files are not checked."""
-        artifacts = []
-        for path in (self.root / kind).glob(f"*/{MANIFEST}"):
-            manifest = parse_manifest(path.read_bytes(), str(path))
-            artifacts.append(Artifact(kind, path.parent.name, manifest, path.parent))
-        return sorted(artifacts, key=lambda a: (a.manifest["created"], a.key), reverse=True)
+        """Every committed artifact of a kind, newest first; files are checked when they are used."""
+        artifacts = [
+            self._artifact(kind, path.parent.name, path.read_bytes())
+            for path in (self.root / kind).glob(f"*/{MANIFEST}")
+        ]
+        return newest_first(artifacts)
+
+    def _artifact(self, kind: str, key: str, data: bytes) -> Artifact:
+        directory = self.root / kind / key
+        manifest = parse_manifest(data, str(directory / MANIFEST))
+
+        def materialise() -> Path:
+            if (kind, key, manifest["digest"]) not in self._verified:
+                verify_files(directory, manifest)
+                self._verified.add((kind, key, manifest["digest"]))
+            return directory
+
+        return Artifact(kind, key, manifest, self.uri, materialise)
 
     @contextmanager
     def staging(self, kind: str, key: str) -> Iterator[Path]:
@@ -91,7 +102,7 @@ class LocalStore:
             if (target / MANIFEST).is_file():
                 return False
             raise
-        self._verified.add(manifest["digest"])
+        self._verified.add((kind, key, manifest["digest"]))
         return True
 
     def workspace(self, kind: str, key: str) -> LocalWorkspace:

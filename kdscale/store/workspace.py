@@ -20,7 +20,7 @@ from kdscale.errors import KdscaleError
 from kdscale.store.artifact import (
     MANIFEST,
     SCHEMA_VERSION,
-    check_paths,
+    check_files,
     list_files,
     sha256_json,
     verify_files,
@@ -146,11 +146,10 @@ def parse_piece(data: bytes, where: str) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
         identity = {k: manifest[k] for k in ("schema", "piece", "files")}
-        paths = [(f["path"], int(f["bytes"]), str(f["sha256"]))[0] for f in manifest["files"]]
         whole = sha256_json(identity) == manifest["digest"]
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole or manifest["schema"] != SCHEMA_VERSION:
         raise DamagedError(f"{where} is damaged or of another release")
-    check_paths(paths, where)
+    check_files(manifest["files"], where)
     return manifest

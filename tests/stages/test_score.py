@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_world import run_stage, small_config
+from stage_world import artifact, run_stage, small_config
 from world import make_beir, make_encoder
 
 from kdscale.config import Cluster
@@ -86,7 +86,7 @@ def test_every_pair_gets_the_teachers_logit(inputs, tmp_path):
     assert expected.std() > 0.1
     assert np.abs(scores["score"].to_numpy() - expected).max() < 1e-4
     assert facts["pairs"] == pairs.num_rows == 300 and facts["pairs_per_s"] > 0
-    assert facts["teacher"] == "digest of teacher"
+    assert facts["teacher"] == artifact(folders["teacher"]).digest
     assert (facts["max_length"], facts["dtype"]) == (32, "fp32")
     assert facts["tokenizer"] == tokens.info["tokenizer"]
 
