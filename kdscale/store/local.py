@@ -59,7 +59,7 @@ class LocalStore:
         return artifact
 
     def list(self, kind: str) -> list[Artifact]:
-        """Every committed artifact of a kind, newest first; files are checked when they are used."""
+        """Every committed artifact of a kind, newest first; files are checked on use."""
         artifacts = [
             self._artifact(kind, path.parent.name, path.read_bytes())
             for path in (self.root / kind).glob(f"*/{MANIFEST}")
