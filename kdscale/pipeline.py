@@ -107,10 +107,10 @@ def _run_step(
 ) -> Outcome:
     reporter.info(f"{step.name}: {step.stage}")
     began = time.monotonic()
+    workspace = store.workspace(step.kind, key)
     try:
         with store.staging(step.kind, key) as out:
-            workdir = store.workdir(step.kind, key)
-            context = StageContext(config, inputs, out, workdir, reporter, step.params)
+            context = StageContext(config, inputs, out, workspace, reporter, step.params)
             facts = step.load()(context)
             seconds = time.monotonic() - began
             manifest = build_manifest(
@@ -134,7 +134,7 @@ def _run_step(
         raise
     if not first:
         reporter.warn(f"{step.name}: another process committed {key} first; theirs is used")
-    store.clear_workdir(step.kind, key)
+    workspace.clear()
     artifact = store.find(step.kind, key)
     reporter.info(f"  {seconds:.0f} s, written to {artifact.uri}")
     return Outcome(step, "done", artifact, seconds)

@@ -28,6 +28,7 @@ from kdscale.store.artifact import (
 )
 from kdscale.store.fetch import Advance, Fetch, fetch_files, fetch_from
 from kdscale.store.protocol import Holding
+from kdscale.store.workspace import LocalWorkspace
 
 STALE_AFTER_S = 24 * 3600
 
@@ -115,6 +116,10 @@ class LocalStore:
         self._verified.add((kind, key, manifest["digest"]))
         return True
 
+    def workspace(self, kind: str, key: str) -> LocalWorkspace:
+        """What outlives a failed run of this artifact: checkpoints, partial work."""
+        return LocalWorkspace(self.root / ".work" / kind / key)
+
     def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
         """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
         return nullcontext(fetch_from(self.root / artifact.kind / artifact.key))
@@ -166,15 +171,6 @@ class LocalStore:
                 f"cannot remove {self.root / holding.name} ({error.strerror}); see who owns it"
             ) from None
         shutil.rmtree(gone, ignore_errors=True)
-
-    def workdir(self, kind: str, key: str) -> Path:
-        """A directory that outlives a failed run of this artifact: checkpoints, partial work."""
-        directory = self.root / ".work" / kind / key
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-
-    def clear_workdir(self, kind: str, key: str) -> None:
-        shutil.rmtree(self.root / ".work" / kind / key, ignore_errors=True)
 
     def _sweep_stale(self) -> None:
         """Remove what a killed process left in staging a day ago or earlier."""
