@@ -47,11 +47,13 @@ class Run:
         config = yaml.safe_load((prepared / "config.yaml").read_text())
         config["storage"] = {"uri": str(folder / "store")}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        self.folder = folder
+        self.folder, self.drivers = folder, []
 
     def start(self):
         calls, config = self.folder / "calls", self.folder / "config.yaml"
-        return Driver(self.folder / "output", DRIVER, calls, config)
+        output = self.folder / f"output-{len(self.drivers)}"
+        self.drivers.append(Driver(output, DRIVER, calls, config))
+        return self.drivers[-1]
 
     def pieces(self):
         return {p.name: p for p in self.folder.glob("store/.work/scores/*/block-*")}
@@ -71,7 +73,10 @@ class Run:
 
 @pytest.fixture
 def run(prepared, tmp_path):
-    return Run(prepared, tmp_path)
+    run = Run(prepared, tmp_path)
+    yield run
+    for driver in run.drivers:
+        driver.kill()  # of a test that failed
 
 
 @pytest.fixture(scope="module")

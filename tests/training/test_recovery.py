@@ -4,7 +4,6 @@ Whatever is killed, the run must end with the weights of the run that nobody tou
 and its log must show each batch once.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -58,7 +57,7 @@ class Run:
     def __init__(self, prepared, folder, address):
         shutil.copytree(prepared / "store", folder / "store")
         self.folder, self._prepared, self._address = folder, prepared, address
-        self._count = itertools.count()
+        self.drivers = []
 
     def start(self, workers=2, cpus_per_worker=0.4, **changes):
         config = yaml.safe_load((self._prepared / "config.yaml").read_text())
@@ -69,10 +68,12 @@ class Run:
             "workers": workers,
             "cpus_per_worker": cpus_per_worker,
         }
-        number = next(self._count)
+        number = len(self.drivers)
         path = self.folder / f"config-{number}.yaml"
         path.write_text(yaml.safe_dump(config))
-        return Driver(self.folder / f"output-{number}", "-m", "kdscale", "finetune", path)
+        output = self.folder / f"output-{number}"
+        self.drivers.append(Driver(output, "-m", "kdscale", "finetune", path))
+        return self.drivers[-1]
 
     def pieces(self, pattern="*"):
         return sorted(p.name for p in self.folder.glob(f"store/.work/teachers/*/{pattern}"))
@@ -116,7 +117,10 @@ class Run:
 
 @pytest.fixture
 def run(prepared, cluster, tmp_path):
-    return Run(prepared, tmp_path, cluster.address)
+    run = Run(prepared, tmp_path, cluster.address)
+    yield run
+    for driver in run.drivers:
+        driver.kill()  # of a test that failed
 
 
 @pytest.fixture(scope="module")
