@@ -21,6 +21,7 @@ __all__ = [
     "Workspace",
     "locate",
     "open_store",
+    "split_artifact",
 ]
 
 
@@ -40,6 +41,19 @@ def open_store(uri: str) -> Store:
             "that every node mounts) or s3://bucket/prefix"
         )
     return LocalStore(Path(uri.removeprefix("file://")).expanduser())
+
+
+def split_artifact(uri: str) -> tuple[Store, str, str]:
+    """Store, kind and key of one artifact's uri, STORE/KIND/KEY. Raises KdscaleError."""
+    whole = uri.rstrip("/")
+    if "://" not in whole:
+        whole = str(Path(whole).expanduser().resolve())
+    *store, kind, key = whole.rsplit("/", 2)
+    if not store or store[0].endswith(":/"):
+        raise KdscaleError(
+            f"{uri!r} names no artifact; give STORE/KIND/KEY, as kdscale artifacts does"
+        )
+    return open_store(store[0]), kind, key
 
 
 def locate(ref: dict[str, Any]) -> Path:

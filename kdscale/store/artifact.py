@@ -27,6 +27,8 @@ KINDS = (
     "reports",
 )
 
+# What a kind, a key or a piece may be called: nothing that could be taken for a path.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -212,7 +214,7 @@ def _is_inside(path: Any) -> bool:
         and not pure.is_absolute()
         and bool(pure.parts)
         and ".." not in pure.parts
-        and pure.parts[0] not in (MANIFEST, PARTS)
+        and pure.parts[0].casefold() not in (MANIFEST, PARTS)
         and all(len(part.encode()) <= 255 for part in pure.parts)
     )
 

@@ -13,12 +13,21 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST, Artifact, newest_first, parse_manifest, verify_files
+from kdscale.store.artifact import (
+    KINDS,
+    MANIFEST,
+    Artifact,
+    newest_first,
+    parse_manifest,
+    verify_files,
+)
+from kdscale.store.fetch import Advance, Fetch, fetch_files, fetch_from
+from kdscale.store.protocol import Holding
 from kdscale.store.workspace import LocalWorkspace
 
 STALE_AFTER_S = 24 * 3600
@@ -33,8 +42,10 @@ class LocalStore:
         self.disk = self.root
         self._verified: set[tuple[str, str, str]] = set()
 
-    def preflight(self) -> None:
-        """Write, read and delete a file, so that a bad folder fails before any work is done."""
+    def preflight(self, writing: bool = True) -> None:
+        """Write and delete a file, so that a bad folder fails before any work is done."""
+        if not writing:
+            return
         probe = self.root / ".staging" / f"preflight-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +119,58 @@ class LocalStore:
     def workspace(self, kind: str, key: str) -> LocalWorkspace:
         """What outlives a failed run of this artifact: checkpoints, partial work."""
         return LocalWorkspace(self.root / ".work" / kind / key)
+
+    def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
+        """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
+        return nullcontext(fetch_from(self.root / artifact.kind / artifact.key))
+
+    def add(
+        self, directory: Path, kind: str, key: str, manifest: dict[str, Any], advance: Advance
+    ) -> bool:
+        """Make a copy of a directory's listed files the artifact. False: another is there.
+
+        Its place in staging is the same for equal artifacts, so a stopped call is gone on with.
+        """
+        staged = self.root / ".staging" / f"add-{kind}-{key}-{manifest['digest'][:12]}"
+        files, fetch = manifest["files"], fetch_from(directory)
+        fetch_files(files, staged, fetch, str(directory), advance)
+        first = self.commit(staged, kind, key, manifest)
+        shutil.rmtree(staged, ignore_errors=True)
+        return first
+
+    def holdings(self) -> list[Holding]:
+        """Everything below the folder that is ours; what is not is left out."""
+        sorts = (
+            *((f"{kind}/*/{MANIFEST}", "artifact") for kind in KINDS),
+            (".staging/*", "half"),
+            (".work/*/*", "work"),
+        )
+        found = [(p, sort) for pattern, sort in sorts for p in sorted(self.root.glob(pattern))]
+        return [self._holding(path, sort) for path, sort in found]
+
+    def _holding(self, path: Path, sort: str) -> Holding:
+        """path: a directory, or the manifest in it, which alone dates an artifact."""
+        directory = path.parent if sort == "artifact" else path
+        files = [p for p in directory.rglob("*") if p.is_file()]
+        dated = [path] if sort == "artifact" else [path, *files]
+        return Holding(
+            sort,
+            directory.relative_to(self.root).as_posix(),
+            sum(p.stat().st_size for p in files),
+            max(p.stat().st_mtime for p in dated),
+        )
+
+    def discard(self, holding: Holding) -> None:
+        """Remove it; it is gone at once, by a rename, its files after that."""
+        gone = self.root / ".staging" / f"gone-{uuid.uuid4().hex}"
+        gone.parent.mkdir(exist_ok=True)
+        try:
+            os.rename(self.root / holding.name, gone)
+        except OSError as error:
+            raise KdscaleError(
+                f"cannot remove {self.root / holding.name} ({error.strerror}); see who owns it"
+            ) from None
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _sweep_stale(self) -> None:
         """Remove what a killed process left in staging a day ago or earlier."""

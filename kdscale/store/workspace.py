@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from typing import Any, Protocol
 from kdscale.errors import KdscaleError
 from kdscale.store.artifact import (
     MANIFEST,
+    NAME,
     SCHEMA_VERSION,
     check_files,
     list_files,
     sha256_json,
     verify_files,
 )
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class DamagedError(KdscaleError):
@@ -94,7 +92,7 @@ class LocalWorkspace:
         return sorted(
             path.parent.name
             for path in self.directory.glob(f"*/{MANIFEST}")
-            if _NAME.fullmatch(path.parent.name)
+            if NAME.fullmatch(path.parent.name)
         )
 
     def fetch(self, name: str) -> Path:
@@ -129,7 +127,7 @@ class LocalWorkspace:
 
 def check_name(name: str) -> str:
     """`name` if it can be a piece's. Raises ValueError: names are ours, never a user's."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a piece")
     return name
 
