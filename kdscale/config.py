@@ -18,7 +18,7 @@ LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv"
 
 @dataclass
 class Storage:
-    """Where artifacts live: a folder."""
+    """Where artifacts live: a folder, or s3://bucket/prefix (endpoint and keys: AWS_...)."""
 
     uri: str = "outputs/kdscale"
 
@@ -133,7 +133,7 @@ class Train:
     max_grad_norm: float = 1.0
     dropout: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: int = 200  # steps; 0: none
+    checkpoint_every: int = 200  # steps; 0: only when a node is about to be taken away
     log_every: int = 10  # steps
     zero_stage: int = 0  # DeepSpeed ZeRO stage: 0, 1 or 2
 

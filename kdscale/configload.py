@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import difflib
 import math
-import re
 import types
 import typing
 from pathlib import Path
@@ -16,10 +15,9 @@ from kdscale import config as schema
 from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
+from kdscale.store.artifact import NAME
 from kdscale.yamltext import parse_yaml, read_yaml
 
-# Not beginning with a dot (hidden, or .. upwards) or a hyphen (an option to some command).
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_BYTES = 100
 SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(schema.Source)}
 
@@ -105,9 +103,9 @@ def _check_names(key: str, names: list[str]) -> None:
     everywhere: the names of experiments, students and splits become names of files."""
     seen: set[str] = set()
     for name in names:
-        if not _NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES:
+        if not NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES:
             raise KdscaleError(
-                f"{key}: the name {name!r} becomes a file's; use letters (a to z), digits and . _ -, "
+                f"{key}: the name {name!r} becomes a file's; use letters a to z, digits and . _ -, "
                 f"beginning with a letter or a digit, at most {NAME_BYTES} bytes"
             )
         if name.casefold() in seen:

@@ -58,6 +58,8 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
                 )
             else:
                 ray.init(
+                    # "local": else Ray would join any cluster that was started on this machine.
+                    address="local",
                     num_cpus=os.cpu_count(),
                     include_dashboard=False,
                     logging_level=logging.ERROR,

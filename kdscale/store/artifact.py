@@ -6,35 +6,72 @@ import hashlib
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdscale.errors import KdscaleError
 
 MANIFEST = "manifest.json"
+PARTS = ".parts"  # below a directory that is being fetched: files not yet whole
 SCHEMA_VERSION = 1
-DEEPEST = 50
+DEEPEST = 50  # levels of a config or of facts
+# Every kind of artifact there is, in the order in which they are made.
+KINDS = (
+    "datasets",
+    "tokens",
+    "teachers",
+    "scores",
+    "lms",
+    "students",
+    "evaluations",
+    "reports",
+)
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What a kind, a key or a piece may be called: nothing that could be taken for a path.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A committed artifact.
 
-    `path` is a local directory with its files (for a local store the artifact itself).
     `digest` covers kind, config, inputs and every file: equal digests mean equal artifacts.
+    `materialise` gives `path`; a store makes it, so that a manifest can be read without the files.
     """
 
     kind: str
     key: str
     manifest: dict[str, Any]
-    path: Path
+    store_uri: str
+    materialise: Callable[[], Path] = field(repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """A local directory with the files, every digest checked; to be read only.
+
+        Raises KdscaleError where a file is gone or is not what the manifest says.
+        """
+        return self.materialise()
 
     @property
     def name(self) -> str:
         return f"{self.kind}/{self.key}"
+
+    @property
+    def uri(self) -> str:
+        return f"{self.store_uri}/{self.name}"
+
+    def ref(self) -> dict[str, str]:
+        """What another process, on any node, finds it by (`kdscale.store.locate`); plain JSON."""
+        return {
+            "uri": self.store_uri,
+            "kind": self.kind,
+            "key": self.key,
+            "digest": self.digest,
+        }
 
     @property
     def digest(self) -> str:
@@ -48,6 +85,10 @@ class Artifact:
     @property
     def bytes(self) -> int:
         return sum(f["bytes"] for f in self.manifest["files"])
+
+
+def newest_first(artifacts: list[Artifact]) -> list[Artifact]:
+    return sorted(artifacts, key=lambda a: (a.manifest["created"], a.key), reverse=True)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -115,13 +156,13 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         identity = {
             k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")
         }
-        digest = sha256_json(identity)
-        is_whole = digest == manifest["digest"]
+        unchanged = sha256_json(identity) == manifest["digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KdscaleError(
-            f"{where} is not a kdscale manifest ({error!r}); remove that artifact and run again"
+            f"{where} is not a kdscale manifest ({type(error).__name__}); remove that artifact "
+            "and run again"
         ) from None
-    if not is_whole:
+    if not unchanged:
         raise KdscaleError(f"{where} was changed after it was written; remove it and run again")
     if manifest["schema"] != SCHEMA_VERSION:
         raise KdscaleError(
@@ -133,40 +174,24 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         raise KdscaleError(
             f"{where} is not a kdscale manifest (in {fault}); remove that artifact and run again"
         )
-    check_paths([entry["path"] for entry in manifest["files"]], where)
+    check_files(manifest["files"], where)
     return manifest
 
 
 def _fault_of_fields(manifest: dict[str, Any]) -> str | None:
     """The first field whose value is not of its kind: a digest is no proof of sense."""
-
-    def is_file(entry: Any) -> bool:
-        return (
-            isinstance(entry, dict)
-            and isinstance(entry.get("path"), str)
-            and type(entry.get("bytes")) is int
-            and 0 <= entry["bytes"] < 2**63
-            and isinstance(entry.get("sha256"), str)
-            and _SHA256.fullmatch(entry["sha256"]) is not None
-        )
-
-    def is_input(entry: Any) -> bool:
-        return isinstance(entry, dict) and all(
-            isinstance(entry.get(k), str) for k in ("name", "digest")
-        )
-
     kinds: dict[str, type] = {
         **dict.fromkeys(("kind", "stage", "created", "kdscale"), str),
         **dict.fromkeys(("config", "inputs", "facts"), dict),
-        "files": list,
     }
-    for field, kind in kinds.items():
-        if not isinstance(manifest.get(field), kind):
-            return field
-    if not all(map(is_input, manifest["inputs"].values())):
-        return "inputs"
-    if not all(map(is_file, manifest["files"])):
-        return "files"
+    for field_name, kind in kinds.items():
+        if not isinstance(manifest.get(field_name), kind):
+            return field_name
+    for entry in manifest["inputs"].values():
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(k), str) for k in ("name", "digest")
+        ):
+            return "inputs"
     return next((k for k in ("config", "facts") if _is_deeper(manifest[k], DEEPEST)), None)
 
 
@@ -176,28 +201,52 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(v, levels - 1) for v in inner)
 
 
-def check_paths(paths: list[str], where: str) -> None:
-    """Raise KdscaleError unless every path is that of a file below its directory, on any system,
-    and no two are one where large and small letters are the same."""
-    folded = [unicodedata.normalize("NFC", path).casefold() for path in paths]
-    folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}
-    seen: set[str] = set()
-    for path, same in zip(paths, folded, strict=True):
-        parts = path.split("/")
-        if (
-            not path.isprintable()
-            or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
-            or len(path.encode()) > 1024
-            or "\\" in path
-            or path[1:2] == ":"  # a drive of Windows
-            or same == MANIFEST
-        ):
+def check_files(files: Any, where: str) -> None:
+    """Raise KdscaleError for a list of files that `list_files` cannot have written.
+
+    No path leads outside its directory, however it is spelt and whatever the system; none is
+    there twice, or is the folder of another, not even where large and small letters are one: so
+    what is written below a directory is what the list says.
+    """
+    if not isinstance(files, list) or not all(map(_is_file_entry, files)):
+        raise KdscaleError(f"{where} has a list of files that is none; remove it and run again")
+    paths = [f["path"] for f in files]
+    for path in paths:
+        if not _is_inside(path):
             raise KdscaleError(
                 f"{where} names a file outside its artifact, or by an unsafe path: {path!r}"
             )
-        if same in seen or same in folders:
-            raise KdscaleError(f"{where} names {path!r} twice, or as file and folder; refused")
-        seen.add(same)
+    folded = [unicodedata.normalize("NFC", path).casefold() for path in paths]
+    folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}
+    if len(set(folded)) < len(folded) or folders & set(folded):
+        raise KdscaleError(f"{where} names a file twice, or as a folder; refused")
+
+
+def _is_file_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and "path" in entry
+        and type(entry.get("bytes")) is int
+        and 0 <= entry["bytes"] < 2**63
+        and isinstance(entry.get("sha256"), str)
+        and _SHA256.fullmatch(entry["sha256"]) is not None
+    )
+
+
+def _is_inside(path: Any) -> bool:
+    """Whether it is a plain relative path, spelt the one way that `list_files` spells it."""
+    if not isinstance(path, str):
+        return False
+    parts = path.split("/")
+    return (
+        path.isprintable()
+        and "\\" not in path
+        and path[1:2] != ":"  # a drive of Windows
+        and not {"", ".", ".."} & set(parts)
+        and parts[0].casefold() not in (MANIFEST, PARTS)
+        and all(len(part.encode()) <= 255 for part in parts)
+        and len(path.encode()) <= 1024  # what an object's key may have
+    )
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from kdscale.data.schema import CANDIDATES, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import read_table, read_where
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.texts import read_passages, read_queries
+from kdscale.store import LocalStore
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[1] / "data_files"
@@ -136,7 +137,8 @@ def test_runs_and_qrels(sandbox):
             if not Path(at[name]).is_fifo():  # reading one waits for its writer
                 list(readers[name](Path(at[name])))
         with RejectLog(sandbox.target / "rejected.jsonl", 1.0) as log:
-            list(ingest_extra_text([at["texts"]], log, 1_000, sandbox.target / "keep"))
+            keep = LocalStore(sandbox.target).workspace("tokens", "k")
+            list(ingest_extra_text([at["texts"]], log, 1_000, keep))
 
     sandbox.fuzz("runs and qrels", damaged_files(list(files)), case=case)
 
