@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store import open_store, split_artifact
 from kdscale.store.artifact import MANIFEST, parse_manifest, verify_files
 
@@ -38,7 +39,7 @@ def load_systems(uri: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _find(uri: str) -> tuple[Path, dict[str, Any]]:
     """A directory with the evaluation's files, every digest checked, and its manifest."""
-    pulled = Path(uri).expanduser()
+    pulled = user_path(uri, "the store")
     if (pulled / SYSTEMS).is_file() and (pulled / MANIFEST).is_file():
         manifest = parse_manifest((pulled / MANIFEST).read_bytes(), str(pulled / MANIFEST))
         verify_files(pulled, manifest)

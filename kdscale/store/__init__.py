@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import Artifact
 from kdscale.store.local import LocalStore
 from kdscale.store.protocol import Store
@@ -40,14 +41,14 @@ def open_store(uri: str) -> Store:
             f"storage.uri {uri!r}: {scheme}:// is not supported; use a folder (on a cluster, one "
             "that every node mounts) or s3://bucket/prefix"
         )
-    return LocalStore(Path(uri.removeprefix("file://")).expanduser())
+    return LocalStore(user_path(uri.removeprefix("file://"), "storage.uri"))
 
 
 def split_artifact(uri: str) -> tuple[Store, str, str]:
     """Store, kind and key of one artifact's uri, STORE/KIND/KEY. Raises KdscaleError."""
     whole = uri.rstrip("/")
     if "://" not in whole:
-        whole = str(Path(whole).expanduser().resolve())
+        whole = str(user_path(whole, "the artifact").resolve())
     *store, kind, key = whole.rsplit("/", 2)
     if not store or store[0].endswith(":/"):
         raise KdscaleError(

@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import MANIFEST
 from kdscale.store.fetch import Fetch, fetch_files
 
@@ -28,7 +29,9 @@ STALE_AFTER_S = 24 * 3600
 
 
 def cache_root() -> Path:
-    return Path(os.environ.get("KDSCALE_CACHE") or "~/.cache/kdscale").expanduser().resolve()
+    return user_path(
+        os.environ.get("KDSCALE_CACHE") or "~/.cache/kdscale", "KDSCALE_CACHE"
+    ).resolve()
 
 
 class Cache:

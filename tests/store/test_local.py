@@ -114,3 +114,9 @@ def test_preflight_names_a_folder_that_cannot_be_written(tmp_path):
 def test_an_unsupported_scheme_is_refused():
     with pytest.raises(KdscaleError, match="ftp://"):
         open_store("ftp://host/x")
+
+
+@pytest.mark.parametrize("uri", ["~no_such_user/x", "file://a\0b", "x" * 300])
+def test_a_folder_that_can_be_none_is_refused(uri):
+    with pytest.raises(KdscaleError, match=r"storage\.uri: cannot use the path"):
+        open_store(uri)
