@@ -14,6 +14,8 @@ def sandbox(tmp_path, monkeypatch):
 def pytest_terminal_summary(terminalreporter):
     if ran:
         terminalreporter.section("fuzz")
-        for target, count in ran.items():
-            terminalreporter.write_line(f"{count:7,} {target}")
-        terminalreporter.write_line(f"{ran.total():7,} cases of {sum(CASES.values()):,}")
+        for target, outcomes in ran.items():
+            line = f"{outcomes.total():7,} {target}: {outcomes[True]:,} worked, "
+            terminalreporter.write_line(f"{line}{outcomes[False]:,} were refused in one line")
+        total = sum(outcomes.total() for outcomes in ran.values())
+        terminalreporter.write_line(f"{total:7,} cases of {sum(CASES.values()):,}")

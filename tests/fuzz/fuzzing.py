@@ -29,7 +29,7 @@ CASES = {
     "config": 1_600,
     "overrides": 600,
 }
-ran: Counter[str] = Counter()
+ran: dict[str, Counter[bool]] = {}  # target -> how many cases worked, and were refused
 
 
 class Sandbox:
@@ -49,11 +49,11 @@ class Sandbox:
 
     def fuzz(self, target: str, *inputs: st.SearchStrategy, case: Callable[..., Any]) -> None:
         """Run `case` on so many inputs as CASES says. It may work, or raise KdscaleError."""
-        outcomes: Counter[bool] = Counter()
+        outcomes = ran[target] = Counter()
 
         @settings(
             max_examples=CASES[target],
-            derandomize=True,  # the same cases every time
+            derandomize=True,  # the same cases in every run of the same tests
             database=None,
             deadline=None,
             phases=[Phase.generate, Phase.shrink],
@@ -64,7 +64,6 @@ class Sandbox:
             outcomes[self.works(case, drawn)] += 1
 
         run()
-        ran[target] += outcomes.total()
         assert outcomes.total() == CASES[target]
         # Inputs that all fail at the first check, or that all pass, would test little.
         assert min(outcomes[True], outcomes[False]) >= CASES[target] // 20, outcomes
