@@ -1,0 +1,232 @@
+"""Training under real kills: real Ray Train and DeepSpeed, two workers, SIGKILL.
+
+Whatever is killed, the run must end with the weights of the run that nobody touched, bit for bit,
+and its log must show each batch once.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from clusters import Driver, actors, ray_cluster_of, wait_for
+from safetensors.torch import load_file
+from world import make_config
+
+from kdscale.data.batches import BatchOrder
+from kdscale.training.metrics import batch_digest
+
+pytestmark = pytest.mark.slow
+
+STEPS = 100
+EPOCH = 5  # steps: 60 training queries, 12 a batch
+EVERY = 4  # steps from checkpoint to checkpoint: step 20, 40, ... is an epoch's end as well
+TRAIN = {
+    "max_steps": STEPS,
+    "batch_size": 12,
+    "micro_tokens": 64,  # several micro-batches a step
+    "lr": 1e-3,
+    "log_every": 1,
+    "checkpoint_every": EVERY,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_cluster_of(cpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def prepared(cluster, tmp_path_factory):
+    """A folder with a config and, in its store, the dataset and its tokens."""
+    root = tmp_path_factory.mktemp("prepared")
+    config = make_config(root, cluster={"address": cluster.address})
+    Driver(root / "output", "-m", "kdscale", "prepare", config).finish()
+    return root
+
+
+class Run:
+    """One training, which may take several drivers."""
+
+    def __init__(self, prepared, folder, address):
+        shutil.copytree(prepared / "store", folder / "store")
+        self.folder, self._prepared, self._address = folder, prepared, address
+        self._count = itertools.count()
+
+    def start(self, workers=2, **changes):
+        config = yaml.safe_load((self._prepared / "config.yaml").read_text())
+        config["storage"] = {"uri": str(self.folder / "store")}
+        config["teacher"]["train"] = {**TRAIN, **changes}
+        config["cluster"] = {
+            "address": self._address,
+            "workers": workers,
+            "cpus_per_worker": 0.4,
+        }
+        number = next(self._count)
+        path = self.folder / f"config-{number}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return Driver(self.folder / f"output-{number}", "-m", "kdscale", "finetune", path)
+
+    def pieces(self, pattern="*"):
+        return sorted(p.name for p in self.folder.glob(f"store/.work/teachers/*/{pattern}"))
+
+    def reached(self, step):
+        """The newest checkpoint is of this step or a later one."""
+        return self.pieces("step-*")[-1:] >= [f"step-{step:09d}"]
+
+    @property
+    def artifact(self):
+        (path,) = self.folder.glob("store/teachers/*")
+        return path
+
+    def weights(self):
+        return (self.artifact / "model.safetensors").read_bytes()
+
+    def rows(self):
+        return [json.loads(x) for x in (self.artifact / "metrics.jsonl").read_text().splitlines()]
+
+    def facts(self):
+        return json.loads((self.artifact / "manifest.json").read_text())["facts"]
+
+    def check_log(self):
+        """No step left out or done twice, and no batch, by what was read in each step."""
+        rows = self.rows()
+        assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+        assert [row["batches"] for row in rows] == self.expected_batches()
+        return rows
+
+    def expected_batches(self):
+        from kdscale.data.dataset import Dataset, Tokens
+        from kdscale.data.groups import GroupSource
+
+        (dataset,) = self.folder.glob("store/datasets/*")
+        (tokens,) = self.folder.glob("store/tokens/*")
+        source = GroupSource(Dataset(dataset), Tokens(tokens), None, 4, None, seed=13)
+        order = BatchOrder(source.lengths, 12, seed=13)
+        assert order.steps_per_epoch == EPOCH
+        return [[batch_digest(order.batch(step)[1])] for step in range(STEPS)]
+
+
+@pytest.fixture
+def run(prepared, cluster, tmp_path):
+    return Run(prepared, tmp_path, cluster.address)
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, cluster, tmp_path_factory):
+    """The run that nobody touches."""
+    run = Run(prepared, tmp_path_factory.mktemp("whole"), cluster.address)
+    run.start().finish()
+    run.check_log()
+    assert run.pieces() == []  # what was work in progress is gone
+    return run
+
+
+def workers(cluster):
+    return actors(cluster, "RayTrainWorker")
+
+
+def seconds_to_progress(killed_at, run, driver, what):
+    """Waits for the first checkpoint after a kill."""
+    before = run.pieces("step-*")[-1]
+    wait_for(lambda: driver.running() and run.pieces("step-*")[-1:] > [before], "progress")
+    print(f"{what}: {time.monotonic() - killed_at:.1f} s from the kill to a new checkpoint")
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker(run, whole, cluster, rank):
+    driver = run.start()
+    wait_for(lambda: driver.running() and run.reached(44), "step 44")  # in mid-epoch
+    os.kill(workers(cluster)[rank].pid, signal.SIGKILL)
+    seconds_to_progress(time.monotonic(), run, driver, "worker")
+    assert "going on from the checkpoint of step" in driver.finish()
+    assert run.facts()["resumed_at"] >= 44
+    run.check_log()
+    assert run.weights() == whole.weights()
+
+
+def test_a_killed_driver(run, whole, cluster):
+    """Killed at an epoch's end, in the middle of publishing a checkpoint, in mid-epoch with the
+    newest checkpoint damaged afterwards, and between training and commit."""
+    driver = run.start()
+    wait_for(lambda: driver.running() and run.reached(20), "step 20, an epoch's end")
+    driver.kill()
+    killed_at = time.monotonic()
+
+    driver = run.start()
+    seconds_to_progress(killed_at, run, driver, "driver")
+    wait_for(lambda: driver.running() and run.reached(28), "step 28")
+    half = wait_for(lambda: driver.running() and stop_while_publishing(run, cluster), "publishing")
+    driver.kill()
+    for worker in workers(cluster):
+        worker.kill()
+    assert half in run.pieces(".step-*.part") and half[1:15] not in run.pieces("step-*")
+    started = run.pieces("step-*")[-1]
+
+    driver = run.start()
+    wait_for(lambda: driver.running() and run.reached(62), "step 64, in mid-epoch")
+    driver.kill()
+    assert f"going on from the checkpoint of step {int(started[5:])} " in driver.output
+    wait_for(lambda: not workers(cluster), "the workers of the killed driver to go")
+    before, newest = run.pieces("step-*")
+    (work,) = run.folder.glob("store/.work/teachers/*")
+    flip_a_bit(work / newest / "optimizer.safetensors")
+
+    driver = run.start()
+    wait_for(lambda: driver.running() and run.pieces("export"), "the model")
+    driver.kill()
+    assert f"a damaged checkpoint is passed over: {work / newest}" in driver.output
+    assert f"going on from the checkpoint of step {int(before[5:])} " in driver.output
+    assert list(run.folder.glob("store/teachers/*")) == []
+
+    output = run.start().finish(timeout_s=60)
+    assert "going on from" not in output and "starting Ray" not in output
+    run.check_log()
+    assert run.weights() == whole.weights()
+    assert run.pieces() == []
+
+
+def stop_while_publishing(run, cluster):
+    """The half-written checkpoint that the workers were stopped at, if they were in time."""
+    half = run.pieces(".step-*.part")
+    if not half:
+        return None
+    for worker in workers(cluster):
+        worker.suspend()
+    if run.pieces(".step-*.part") == half:
+        return half[0]
+    for worker in workers(cluster):
+        worker.resume()
+    return None
+
+
+def test_one_worker_goes_on_with_what_two_began(run, whole, cluster):
+    driver = run.start(workers=2)
+    wait_for(lambda: driver.running() and run.reached(52), "step 52")
+    driver.kill()
+    wait_for(lambda: not workers(cluster), "the workers of the killed driver to go")
+    run.start(workers=1).finish()
+    assert run.facts()["resumed_at"] >= 52
+    for ours, theirs in zip(run.check_log(), whole.rows(), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+    ours = load_file(run.artifact / "model.safetensors")
+    theirs = load_file(whole.artifact / "model.safetensors")
+    assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-4
+
+
+def test_a_notice_of_preemption_makes_a_checkpoint(run, whole, cluster):
+    """The node of the workers is drained as a cloud's notice has it drained, and then goes."""
+    spot = cluster.add_node(num_cpus=1, resources={"spot": 1})
