@@ -24,7 +24,8 @@ import time
 from datetime import date
 from pathlib import Path
 
-from kdscale.store.artifact import MANIFEST, build_manifest, list_files
+from kdscale.store.artifact import build_manifest, list_files
+from kdscale.store.filelist import MANIFEST
 
 ROOT = Path(__file__).parent.parent
 LARGE, SMALL = [220_000_000, 90_000_000], [200_000] * 200

@@ -5,29 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
-
 from kdscale import config as schema
 from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
+from kdscale.yamltext import parse_yaml, read_yaml
 
+# Not beginning with a dot (hidden, or .. upwards) or a hyphen (an option to some command).
+_NAME = re.compile(r"[^\W_][\w.+-]*")
+NAME_BYTES = 100
 SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(schema.Source)}
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply overrides, resolve student names, check. Raises KdscaleError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise KdscaleError(f"no config file {path}; give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise KdscaleError(f"cannot read {path} ({error}); give a UTF-8 YAML file") from None
-    data = _parse_yaml(text, str(path))
+    data = read_yaml(path)
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -52,10 +51,13 @@ def check_config(config: Config) -> None:
                 f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
             )
     _check_losses(config)
-    names = [shape.name for shape in config.students]
-    for name in names:
-        if names.count(name) > 1:
-            raise KdscaleError(f"students: two are named {name!r}; give each its own name")
+    _check_names("name", [config.name])
+    _check_names("students", [shape.name for shape in config.students])
+    _check_names("prepare.split", list(config.prepare.split))
+    for key in ("splits", "queries", "topics", "ids"):  # whichever the source's type has
+        _check_names(f"source.{key}", list(getattr(config.source, key, ())))
+    if config.seed < 0:
+        raise KdscaleError(f"seed: 0 or more, not {config.seed}")
     for key, train in (
         ("teacher.train", config.teacher.train),
         ("lm.train", config.lm.train),
@@ -98,6 +100,24 @@ def check_config(config: Config) -> None:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 
 
+def _check_names(key: str, names: list[str]) -> None:
+    """Raise KdscaleError for a name that would lead out of a folder, or could not be a file
+    everywhere: the names of experiments, students and splits become names of files."""
+    seen: set[str] = set()
+    for name in names:
+        if not _NAME.fullmatch(name) or len(name.encode()) > NAME_BYTES:
+            raise KdscaleError(
+                f"{key}: the name {name!r} becomes a file's; use letters, digits and . _ + -, "
+                f"beginning with a letter or a digit, at most {NAME_BYTES} bytes"
+            )
+        if name.casefold() in seen:
+            raise KdscaleError(
+                f"{key}: two are named {name!r} (large and small letters are one to some file "
+                "systems); give each its own name"
+            )
+        seen.add(name.casefold())
+
+
 def _check_losses(config: Config) -> None:
     for key, losses, known in (
         ("teacher.losses", config.teacher.losses, HARD_LOSSES),
@@ -114,18 +134,6 @@ def _check_losses(config: Config) -> None:
                 raise KdscaleError(f"{key}: no loss {name!r}{_nearest(name, known)}")
 
 
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise KdscaleError(f"{where}{line}: {problem}; mend the YAML") from None
-    except RecursionError:
-        raise KdscaleError(f"{where}: nested too deeply to read") from None
-
-
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
@@ -139,7 +147,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         # A copy, since a YAML alias makes several places one object: only this one is set.
         node[part] = dict(below)
         node = node[part]
-    node[last] = _parse_yaml(raw, f"--set {key}")
+    node[last] = parse_yaml(raw, f"--set {key}")
 
 
 def _inline_students(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -150,15 +158,15 @@ def _inline_students(data: dict[str, Any], path: Path) -> dict[str, Any]:
     resolved = []
     for entry in students:
         if isinstance(entry, str):
-            file = path.parent / "students" / f"{entry}.yaml"
+            file = user_path(str(path.parent / "students" / f"{entry}.yaml"), "students")
             if not file.is_file() and Path(entry).suffix in (".yaml", ".yml"):
-                file = path.parent / entry
+                file = user_path(str(path.parent / entry), "students")
             if not file.is_file():
                 known = sorted(p.stem for p in (path.parent / "students").glob("*.yaml"))
                 raise KdscaleError(
                     f"students: no shape {entry!r} (looked for {file}){_nearest(entry, known)}"
                 )
-            entry = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+            entry = read_yaml(file)
             if isinstance(entry, dict):
                 entry.setdefault("name", file.stem)
         resolved.append(entry)
@@ -225,15 +233,17 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
         return str(value)
     if type(value) is not hint:
         raise KdscaleError(f"{where}: expected {hint.__name__}, not {_show(value)}")
-    if hint is float and value != value:
-        raise KdscaleError(f"{where}: a number, not NaN")
+    if hint is float and not math.isfinite(value):
+        raise KdscaleError(f"{where}: a finite number, not {_show(value)}")
+    if hint is str and ("\0" in value or value.encode(errors="ignore").decode() != value):
+        raise KdscaleError(f"{where}: {_show(value)} has a NUL or half a surrogate pair")
     return value
 
 
 def _source(value: Any, where: str) -> Any:
     if not isinstance(value, dict) or "type" not in value:
         raise KdscaleError(f"{where}: a mapping with the key type ({', '.join(SOURCES)})")
-    if value["type"] not in SOURCES:
+    if not isinstance(value["type"], str) or value["type"] not in SOURCES:
         raise KdscaleError(
             f"{where}.type: no source {_show(value['type'])}"
             f"{_nearest(str(value['type']), list(SOURCES))}"

@@ -232,14 +232,13 @@ def check_source(config: Config) -> Check:
 
 def check_model(name: str, revision: str | None, severity: Literal["warning", "problem"]) -> Check:
     """The teacher's encoder: a folder must have weights, a hub id must be within reach."""
-    from transformers import AutoConfig
     from transformers.utils import has_file
 
-    from kdscale.models.pretrained import WEIGHTS, read_pretrained, resolve_model
+    from kdscale.models.pretrained import WEIGHTS, read_config, resolve_model
 
     def look() -> str:
         place = resolve_model(name, revision)
-        kind = read_pretrained(AutoConfig, place, revision=revision).model_type
+        kind = read_config(place, revision).model_type
         if Path(place).is_dir():
             return f"{name}: {kind}, weights in {place}"
         if not any(has_file(place, weights, revision=revision) for weights in WEIGHTS):

@@ -85,10 +85,31 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("lm: {train: {zero_stage: 3}}", "zero_stage"),
         ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
-        ("lm: {train: {lr: .nan}}", "NaN"),
+        ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
         ("a: [1", "line 1"),
         ("- 1", "not a mapping"),
+        ("source: {type: [beir]}", r"source\.type: no source"),
+        ("lm: {train: {lr: .inf}}", "a finite number"),
+        ("seed: -1", "seed: 0 or more"),
+        ('"a\\nb": 1', r"unknown key a\\nb"),
+        (r'report: {title: "a\0b"}', "NUL"),
+        (r'report: {title: "\ud800"}', "half a surrogate"),
+        (f"students: [{SHAPE.replace('hidden: 24', 'hidden: 100000000000')}]", "at most 1048576"),
+        (f"students: [{'x' * 300}.yaml]", r"cannot use the path .* \(File name too long\)"),
+        (r'students: ["\0"]', "NUL"),
+        ("name: ../up", "name: the name '../up' becomes a file's"),
+        ("name: /abs", "becomes a file's"),
+        ("name: a b", "becomes a file's"),
+        ('name: ""', "becomes a file's"),
+        (f"name: {'x' * 101}", "at most 100 bytes"),
+        (f"students: [{SHAPE.replace('name: s', 'name: ../s')}]", "students: the name"),
+        (f"students: [{SHAPE}, {SHAPE.replace('name: s', 'name: S')}]", "students: two are named"),
+        ("prepare: {split: {../x: 1.0}}", "prepare.split: the name"),
+        ("source: {type: beir, splits: {../x: train}}", "source.splits: the name"),
+        ("source: {type: msmarco, queries: {a/b: x}}", "source.queries: the name"),
+        ("source: {type: trec, topics: {.x: x}}", "source.topics: the name"),
+        ("source: {type: ir_datasets, ids: {x: a, X: b}}", "source.ids: two are named"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_place(tmp_path, text, message):
@@ -97,10 +118,20 @@ def test_a_mistake_is_one_line_that_names_its_place(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["seed", "=1", "seed.x=1", "seed=[1"])
+@pytest.mark.parametrize(
+    "override", ["seed", "=1", "seed.x=1", "seed=[1", "a\nb", "seed=\udc80", "seed=&a [*a]"]
+)
 def test_a_bad_override_is_named(tmp_path, override):
-    with pytest.raises(KdscaleError, match="--set"):
+    with pytest.raises(KdscaleError, match="--set") as caught:
         _load(tmp_path, "seed: 1", override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_student_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "students").mkdir()
+    (tmp_path / "students" / "bad.yaml").write_bytes(b"\xff")
+    with pytest.raises(KdscaleError, match=r"cannot read .*bad\.yaml"):
+        _load(tmp_path, "students: [bad]")
 
 
 def test_a_missing_and_a_binary_file(tmp_path):

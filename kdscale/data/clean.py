@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdscale.data.lines import NOT_UTF8
+from kdscale.data.lines import NOT_UTF8, is_utf8
 from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
 from kdscale.store import Workspace
@@ -48,17 +48,6 @@ def clean_text(text: str) -> str:
 def cut_text(text: str, max_chars: int) -> tuple[str, bool]:
     """The text, at most so long, and whether it was longer."""
     return (text[:max_chars].rstrip(), True) if len(text) > max_chars else (text, False)
-
-
-def is_utf8(text: str) -> bool:
-    """False for a lone surrogate, which JSON can spell and no file can hold."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def fault_of(identifier: str, text: str = "") -> str | None:

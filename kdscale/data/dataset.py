@@ -19,7 +19,7 @@ from kdscale.data.schema import (
     QUERIES,
     QUERY_TOKENS,
 )
-from kdscale.data.shards import read_shards, read_table
+from kdscale.data.shards import read_shards, read_table, read_where
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -57,9 +57,22 @@ class Dataset:
         """The training pairs, by pair_id (0, 1, ...), a query's pairs together."""
         return read_shards(self.path / "pairs", PAIRS)
 
+    def passage_texts(self, pids: set[str]) -> dict[str, str]:
+        """pid -> text, without the rest of the collection."""
+        return _texts(read_where(self.path / "passages", PASSAGES, "pid", pids))
+
+    def query_texts(self, split: str, qids: set[str]) -> dict[str, str]:
+        """qid -> text."""
+        path = self.path / "queries" / f"{split}.parquet"
+        return _texts(read_where(path, QUERIES, "qid", qids))
+
     def _of_split(self, table: str, split: str, schema: pa.Schema) -> pa.Table:
         check_split(split, self._splits)
         return read_table(self.path / table / f"{split}.parquet", schema)
+
+
+def _texts(table: pa.Table) -> dict[str, str]:
+    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 class Tokens:

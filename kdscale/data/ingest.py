@@ -19,9 +19,8 @@ from kdscale.data.clean import (
     clean_text,
     cut_text,
     fault_of,
-    is_utf8,
 )
-from kdscale.data.lines import NO_TEXT, NOT_UTF8, read_lines
+from kdscale.data.lines import NO_TEXT, NOT_UTF8, is_utf8, read_lines
 from kdscale.data.queries import Judgments
 from kdscale.data.raymap import in_blocks, map_tables
 from kdscale.data.readers.base import ParallelReader

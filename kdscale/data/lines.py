@@ -5,13 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from kdscale.data.readers.base import Reject
+from kdscale.data.readers.base import SHOWN_CHARS, Reject
 from kdscale.errors import KdscaleError
 
+T = TypeVar("T")
+Texts = Iterator[tuple[str, str] | Reject]  # (id, text)
+TextsReader = Callable[[Path], Texts]
+
+MAX_LINE = (
+    16 * 2**20
+)  # bytes: far above any passage, and a gzip bomb without a line break stops here
+TOO_LONG = "longer than 16 MiB"
 NOT_UTF8 = "not UTF-8"
 EMPTY_ID = "empty id"
 NOT_JSON = "not a JSON object"
@@ -28,17 +37,24 @@ def open_bytes(path: Path) -> BinaryIO:
 def read_lines(path: Path) -> Iterator[tuple[int, str] | Reject]:
     """(number from 1, line without its end) of every line that is not blank.
 
-    A line that is not UTF-8 is a Reject. Raises KdscaleError for a file that cannot be read.
+    A line that is not UTF-8, or longer than MAX_LINE bytes, is a Reject: whatever a file holds,
+    no more than that is in memory. Raises KdscaleError for a file that cannot be read.
     """
     try:
         with open_bytes(path) as handle:
-            for number, raw in enumerate(handle, 1):
+            for number, raw in enumerate(iter(partial(handle.readline, MAX_LINE + 1), b""), 1):
                 if number == 1:
                     raw = raw.removeprefix(_BOM)
+                if len(raw) > MAX_LINE:
+                    shown, rest = raw[:SHOWN_CHARS], raw
+                    while rest and not rest.endswith(b"\n"):
+                        rest = handle.readline(MAX_LINE)
+                    yield Reject.of(path, number, TOO_LONG, shown.decode(errors="replace"))
+                    continue
                 try:
                     line = raw.decode().rstrip("\r\n")
                 except UnicodeDecodeError:
-                    shown = raw.decode(errors="backslashreplace").rstrip("\r\n")
+                    shown = raw[:SHOWN_CHARS].decode(errors="backslashreplace").rstrip("\r\n")
                     yield Reject.of(path, number, NOT_UTF8, shown)
                     continue
                 if line and not line.isspace():
@@ -49,34 +65,61 @@ def read_lines(path: Path) -> Iterator[tuple[int, str] | Reject]:
         raise KdscaleError(f"cannot read {path} ({error.strerror or error})") from None
 
 
-def read_tsv_texts(path: Path) -> Iterator[tuple[str, str] | Reject]:
-    """(id, text) of lines `id TAB text`."""
-    for item in read_lines(path):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        number, line = item
-        identifier, tab, text = line.partition("\t")
-        if not tab:
-            yield Reject.of(path, number, "not two columns (id TAB text)", line)
-        elif not identifier.strip():
-            yield Reject.of(path, number, EMPTY_ID, line)
-        else:
-            yield identifier.strip(), text
+def parse_lines(path: Path, parse: Callable[[str], T | str | None]) -> Iterator[T | Reject]:
+    """`parse(line)` of every line that `read_lines` gives.
 
-
-def read_json_texts(path: Path) -> Iterator[tuple[str, str] | Reject]:
-    """(id, text) of JSON lines: id in "_id", "id" or "docno", text in "text" or "contents".
-
-    A "title" that is not empty is put before the text.
+    parse: gives the line's content, or (a str) the reason why it is refused, or None to pass it
+    over
     """
     for item in read_lines(path):
         if isinstance(item, Reject):
             yield item
             continue
         number, line = item
-        found = _id_and_text(line)
-        yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+        found = parse(line)
+        if isinstance(found, str):
+            yield Reject.of(path, number, found, line)
+        elif found is not None:
+            yield found
+
+
+def read_by_first_char(
+    path: Path, readers: Mapping[str, TextsReader], otherwise: TextsReader
+) -> Texts:
+    """The texts of a file whose format shows in the first character that is no white space."""
+    first = next((item[1] for item in read_lines(path) if not isinstance(item, Reject)), "")
+    return readers.get(first.lstrip()[:1], otherwise)(path)
+
+
+def read_tsv_texts(path: Path) -> Texts:
+    """(id, text) of lines `id TAB text`."""
+    return parse_lines(path, _columns)
+
+
+def read_json_texts(path: Path) -> Texts:
+    """(id, text) of JSON lines: id in "_id", "id" or "docno", text in "text" or "contents".
+
+    A "title" that is not empty is put before the text.
+    """
+    return parse_lines(path, _id_and_text)
+
+
+def is_utf8(text: str) -> bool:
+    """False for a lone surrogate, which JSON can spell and no file can hold."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _columns(line: str) -> tuple[str, str] | str:
+    identifier, tab, text = line.partition("\t")
+    if not tab:
+        return "not two columns (id TAB text)"
+    return (identifier.strip(), text) if identifier.strip() else EMPTY_ID
 
 
 def _id_and_text(line: str) -> tuple[str, str] | str:
@@ -96,4 +139,6 @@ def _id_and_text(line: str) -> tuple[str, str] | str:
         return EMPTY_ID
     if not isinstance(text, str) or not isinstance(title, str):
         return NO_TEXT
+    if not (is_utf8(str(identifier)) and is_utf8(title) and is_utf8(text)):
+        return NOT_UTF8
     return str(identifier).strip(), f"{title} {text}" if title.strip() else text

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from kdscale.data.lines import EMPTY_ID, read_lines
+from kdscale.data.lines import EMPTY_ID, parse_lines
 from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
 
 RUN_COLUMNS = "not six columns (qid Q0 pid rank score tag)"
 QRELS_COLUMNS = "not as many columns as qrels have (qid 0 pid grade, or qid pid grade)"
+LARGEST = 2**31  # what the columns of a table hold
 
 _GRADE_NAMES = {"score", "grade", "label", "relevance", "rel"}
 _WHITE = re.compile(r"\s")
@@ -31,18 +32,14 @@ def parse_run_line(line: str) -> tuple[str, str, int, float] | str:
         return "rank or score is not a number"
     if not math.isfinite(score):
         return "score is not finite"
+    if abs(rank) >= LARGEST:
+        return "rank is too large"
     return fields[0], fields[2], rank, score
 
 
 def run_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject]:
     """(qid, pid, rank, score) of every line, in the order of the file."""
-    for item in read_lines(path):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        number, line = item
-        found = parse_run_line(line)
-        yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+    return parse_lines(path, parse_run_line)
 
 
 def read_run(path: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
@@ -111,18 +108,17 @@ def qrels_lines(path: Path) -> Iterator[tuple[str, str, int] | Reject]:
 
     The first line tells which; where its last column is the name of a grade, it is a header.
     """
-    width = None
-    for item in read_lines(path):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        number, line = item
+    width = 0
+
+    def parse(line: str) -> tuple[str, str, int] | str | None:
+        nonlocal width
         fields = _qrels_fields(line)
-        if number == 1 and fields[-1].casefold() in _GRADE_NAMES:
-            continue
+        if not width and fields[-1].casefold() in _GRADE_NAMES:
+            return None
         width = width or len(fields)
-        found = _qrel(fields) if len(fields) == width else QRELS_COLUMNS
-        yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+        return _qrel(fields) if len(fields) == width else QRELS_COLUMNS
+
+    return parse_lines(path, parse)
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -145,9 +141,10 @@ def _qrel(fields: list[str]) -> tuple[str, str, int] | str:
     if not qid or not pid:
         return EMPTY_ID
     try:
-        return qid, pid, int(grade)
+        number = int(grade)
     except ValueError:
         return "grade is not a whole number"
+    return (qid, pid, number) if abs(number) < LARGEST else "grade is too large"
 
 
 def accepted(items: Iterable[T | Reject]) -> Iterator[T]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from kdscale.errors import KdscaleError
@@ -39,13 +42,46 @@ def read_shards(directory: Path, schema: pa.Schema) -> pa.Table:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Raises KdscaleError for a file that is absent or has other columns."""
+    """Raises KdscaleError for a file that is absent, damaged or has other columns."""
     if not path.is_file():
         raise KdscaleError(f"{path} is missing; remove its artifact and run again")
-    table = pq.read_table(path)
-    if table.schema.names != schema.names:
+    with _faults_of(path):
+        table = pq.read_table(path)
+    _check_schema(path, table.schema, schema)
+    return table
+
+
+def read_where(path: Path, schema: pa.Schema, column: str, wanted: Iterable[str]) -> pa.Table:
+    """The rows of Parquet files (one, or a folder of them) whose `column` is one of `wanted`:
+    filtered while they are read, since a collection can be larger than the memory. As
+    `read_table`."""
+    with _faults_of(path):
+        files = pads.dataset(path, format="parquet")
+        for part in files.get_fragments():
+            _check_schema(Path(part.path), part.physical_schema, schema)
+        return files.to_table(filter=pads.field(column).isin(sorted(wanted)))
+
+
+@contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise KdscaleError(
-            f"{path} has the columns {table.schema.names}, not {schema.names}; it was written by "
+            f"cannot read {path} ({reason}); remove its artifact and run again"
+        ) from None
+
+
+def _check_schema(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    """The types are checked as well: Ray gives Arrow a type whose values are pickles, which
+    would run code of whoever wrote the file as soon as one of its values is looked at."""
+    if not found.equals(schema):
+        raise KdscaleError(
+            f"{path} has the columns {_shown(found)}, not {_shown(schema)}; it was written by "
             "another release: remove its artifact and run again"
         )
-    return table
+
+
+def _shown(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)

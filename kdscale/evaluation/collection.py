@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from kdscale.data.candidates import candidates_by_query
 from kdscale.data.dataset import Dataset, Tokens
@@ -65,12 +64,6 @@ class Collection:
         full = [qid for qid, pids in self.candidates.items() if len(pids) == most]
         count = min(count, len(full))
         chosen = [full[i * len(full) // count] for i in range(count)]
-        texts = self._passage_texts({pid for qid in chosen for pid in self.candidates[qid]})
+        texts = self._dataset.passage_texts({pid for qid in chosen for pid in self.candidates[qid]})
         queries = dict(zip(*self._dataset.queries(self.split).to_pydict().values(), strict=True))
         return [(queries[qid], [texts[pid] for pid in self.candidates[qid]]) for qid in chosen]
-
-    def _passage_texts(self, pids: set[str]) -> dict[str, str]:
-        # Filtered while it is read: a collection can be larger than the memory.
-        passages = pads.dataset(self._dataset.path / "passages", format="parquet")
-        table = passages.to_table(filter=pc.field("pid").isin(sorted(pids)))
-        return dict(zip(table["pid"].to_pylist(), table["text"].to_pylist(), strict=True))

@@ -10,7 +10,8 @@ from typing import Any
 
 from kdscale.errors import KdscaleError
 from kdscale.store import open_store, split_artifact
-from kdscale.store.artifact import MANIFEST, parse_manifest, verify_files
+from kdscale.store.artifact import parse_manifest, verify_files
+from kdscale.store.filelist import MANIFEST
 
 EVALUATIONS = "evaluations"
 SYSTEMS = "systems.json"

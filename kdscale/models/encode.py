@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +48,12 @@ class PairEncoder:
         self.mask_id: int | None = tokenizer.mask_token_id
         self.vocab_size: int = len(tokenizer)
 
-        probe = tokenizer("a", "a")
+        probe = self._encode("a", "a")
         ids, owners = np.array(probe["input_ids"], dtype=np.int32), probe.sequence_ids()
+        if not {0, 1} <= set(owners):
+            raise KdscaleError(
+                f"tokenizer {name}: has no token for a text; use that of a BERT-like model"
+            )
         self.uses_types: bool = "token_type_ids" in probe
         types = np.array(probe.get("token_type_ids", [0] * len(ids)), dtype=np.int32)
         q_start, q_end = _span(owners, 0)
@@ -90,7 +95,7 @@ class PairEncoder:
         """Token ids (int32) of each text without special tokens, at most KEPT_TOKENS of them."""
         if not texts:
             return []
-        encoded = self.tokenizer(
+        encoded = self._encode(
             list(texts),
             add_special_tokens=False,
             truncation=True,
@@ -134,6 +139,15 @@ class PairEncoder:
         if self.uses_types:
             batch["token_type_ids"] = torch.from_numpy(types)
         return batch
+
+    def _encode(self, *texts: str | list[str], **options: Any) -> Any:
+        try:
+            return self.tokenizer(*texts, **options)
+        except Exception as error:  # it is the one kind that the tokenizers library raises
+            raise KdscaleError(
+                f"tokenizer {self.tokenizer.name_or_path}: cannot read a text ({error}); use that "
+                "of a BERT-like model"
+            ) from None
 
     def _keep(self, q_len: int, p_len: int) -> tuple[int, int]:
         """How many tokens of each text stay: `longest_first` as the tokenizers library does it.

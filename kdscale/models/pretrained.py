@@ -5,17 +5,19 @@ Weights are read from safetensors only, and no code that comes with a model is e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
 MINILM = "minilm"
@@ -52,7 +54,7 @@ def resolve_model(name: str, revision: str | None = None) -> str:
             ) from None
         directory = Path(MODEL_DIR)
     else:
-        directory = Path(name).expanduser()
+        directory = user_path(name, "model")
         # owner/name is a hub id unless there is such a folder; anything else with a separator
         # can only be meant as a folder.
         looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
@@ -85,6 +87,26 @@ def check_model_dir(directory: str | Path) -> None:
                 else "the weights are missing: copy or save them there"
             )
         )
+    if (directory / "adapter_config.json").exists():
+        raise KdscaleError(
+            f"{directory} is an adapter, which would bring in a model from elsewhere; merge it "
+            "into its base model and save that"
+        )
+    if not (directory / WEIGHTS[0]).is_file():
+        _check_index(directory / WEIGHTS[1])
+
+
+def _check_index(path: Path) -> None:
+    """Raise KdscaleError unless every file of sharded weights is a safetensors file beside it."""
+    try:
+        names = set(json.loads(path.read_bytes())["weight_map"].values())
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ValueError(f"{name!r} is no safetensors file beside it")
+            if not path.with_name(name).is_file():
+                raise ValueError(f"{name!r} is missing")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise KdscaleError(f"cannot read the model's {path} ({error}); save it again") from None
 
 
 def fingerprint_model(name: str, revision: str | None = None) -> dict[str, Any]:
@@ -117,16 +139,8 @@ def load_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
     path = resolve_model(name, revision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, report = read_pretrained(
-            AutoModel,
-            path,
-            revision=revision,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
+        model, missing = read_model(AutoModel, path, revision)
+    missing = [k for k in missing if not k.startswith("pooler.")]
     if missing:
         raise KdscaleError(
             f"the weights of {path} do not fit its config.json: {missing[0]} and "
@@ -137,9 +151,59 @@ def load_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The model's fast tokenizer. A folder needs tokenizer files, but no weights."""
-    is_dir = Path(name).expanduser().is_dir()
-    path = str(Path(name).expanduser()) if is_dir else resolve_model(name, revision)
-    return read_pretrained(AutoTokenizer, path, revision=revision)
+    directory = user_path(name, "model")
+    path = str(directory) if directory.is_dir() else resolve_model(name, revision)
+    with _told_in_one_line(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        tokenizer.init_kwargs.pop("auto_map", None)  # not to be handed on to who loads ours
+        if not tokenizer.model_max_length >= 1:
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
+    return tokenizer
+
+
+def read_config(path: str, revision: str | None = None) -> Any:
+    """A model's configuration, without what in it could bring in code or other files: classes of
+    its own, attention kernels to be fetched from the hub, and names of weights."""
+    with _told_in_one_line(path):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError("its weights are quantised; save it in full precision")
+        for name in ("auto_map", "transformers_weights"):
+            if hasattr(config, name):
+                delattr(config, name)
+        config._attn_implementation = "sdpa"
+    return config
+
+
+def read_model(
+    auto_class: Any, path: str, revision: str | None = None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model of a class, fp32, with SDPA attention; and the weights that its files lack."""
+    config = read_config(path, revision)
+    with _told_in_one_line(path):
+        model, report = auto_class.from_pretrained(
+            path,
+            config=config,
+            revision=revision,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    return model, sorted(report["missing_keys"])
+
+
+@contextmanager
+def _told_in_one_line(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of dozens of kinds, for files that are damaged or hostile
+        first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise KdscaleError(
+            f"cannot read the model {path!r}: {first_line} (give a model folder, or a hub id "
+            "that this machine can reach, of a kind that needs no code of its own)"
+        ) from error
 
 
 def set_dropout(model: nn.Module, dropout: float) -> None:
@@ -151,9 +215,15 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
 
 def max_positions(config: Any) -> int:
     """The longest input that a model of this configuration can read, in tokens."""
+    limit = getattr(config, "max_position_embeddings", None)
     # The RoBERTa family counts positions from the padding id + 1.
-    offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    return config.max_position_embeddings - offset
+    padding = config.pad_token_id if "roberta" in config.model_type else -1
+    if limit is None or padding is None:
+        raise KdscaleError(
+            f"a {config.model_type} does not say how long an input may be "
+            "(max_position_embeddings); use a BERT-like model"
+        )
+    return limit - padding - 1
 
 
 def check_max_length(config: Any, max_length: int) -> None:
@@ -164,15 +234,3 @@ def check_max_length(config: Any, max_length: int) -> None:
             f"prepare.max_length is {max_length}, but the model reads at most {limit} tokens; "
             f"set it to {limit} or less"
         )
-
-
-def read_pretrained(auto_class: Any, path: str, **options: Any) -> Any:
-    """`auto_class.from_pretrained`, its faults told in one line."""
-    try:
-        return auto_class.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise KdscaleError(
-            f"cannot read the model {path!r}: {first_line} (give a model folder, or a hub id "
-            "that this machine can reach)"
-        ) from error

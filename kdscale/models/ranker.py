@@ -16,7 +16,7 @@ from kdscale.models.pretrained import (
     check_max_length,
     check_model_dir,
     load_encoder,
-    read_pretrained,
+    read_model,
     set_dropout,
 )
 
@@ -35,7 +35,9 @@ def build_ranker(encoder: PreTrainedModel, dropout: float, seed: int) -> PreTrai
     config.architectures = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation="sdpa", trust_remote_code=False
+        )
     body = model.base_model
     wanted = body.state_dict()
     weights = {k: v for k, v in encoder.state_dict().items() if k in wanted}
@@ -68,19 +70,11 @@ def load_ranker(path: str | Path) -> PreTrainedModel:
     Raises KdscaleError for a directory without weights, and for a model that is no ranker.
     """
     check_model_dir(path)
-    model, report = read_pretrained(
-        AutoModelForSequenceClassification,
-        str(path),
-        attn_implementation="sdpa",
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    if report["missing_keys"] or model.config.num_labels != 1:
+    model, missing = read_model(AutoModelForSequenceClassification, str(path))
+    if missing or model.config.num_labels != 1:
         raise KdscaleError(
-            f"{path} is no ranker with one logit (missing: "
-            f"{', '.join(sorted(report['missing_keys'])[:3]) or 'none'}; outputs: "
-            f"{model.config.num_labels}); fine-tune or distil one from it first"
+            f"{path} is no ranker with one logit (missing: {', '.join(missing[:3]) or 'none'}; "
+            f"outputs: {model.config.num_labels}); fine-tune or distil one from it first"
         )
     return model.eval()
 
@@ -101,6 +95,11 @@ class Scorer:
         precision: Literal["fp32", "bf16"] = "fp32",
     ):
         check_max_length(model.config, encoder.max_length)
+        if encoder.vocab_size > model.config.vocab_size:
+            raise KdscaleError(
+                f"the tokenizer has {encoder.vocab_size} tokens, the model only "
+                f"{model.config.vocab_size}; give the model its own tokenizer files"
+            )
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.encoder = encoder

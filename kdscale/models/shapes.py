@@ -5,12 +5,16 @@ from __future__ import annotations
 from kdscale.config import Shape
 from kdscale.errors import KdscaleError
 
+LARGEST = 2**20  # far above any encoder: a slip of the keyboard is not tried
+
 
 def check_shape(shape: Shape) -> None:
     """Raise KdscaleError when no transformer encoder of this shape can be built."""
     for name in ("layers", "hidden", "heads", "intermediate"):
-        if getattr(shape, name) < 1:
-            raise KdscaleError(f"student {shape.name}: {name} must be at least 1")
+        if not 1 <= getattr(shape, name) <= LARGEST:
+            raise KdscaleError(
+                f"student {shape.name}: {name} must be at least 1, at most {LARGEST}"
+            )
     if shape.hidden % shape.heads:
         divisors = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0]
         near = min(divisors, key=lambda h: (abs(h - shape.heads), h))

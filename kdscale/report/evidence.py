@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from kdscale.config import STRATEGIES, Config
+from kdscale.data.schema import METRICS
+from kdscale.data.shards import read_where
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.significance import EQUAL
 from kdscale.store import Artifact
@@ -109,17 +109,9 @@ def baseline_of(config: Config) -> str:
     return {TEACHER: "the teacher", FIRST_STAGE: "BM25"}.get(name, name)
 
 
-def read_texts(path: Path, key: str, wanted: set[str]) -> dict[str, str]:
-    """Texts by id from Parquet files, without loading a collection."""
-    table = pads.dataset(path, format="parquet").to_table(
-        columns=[key, "text"], filter=pads.field(key).isin(sorted(wanted))
-    )
-    return dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
-
-
 def _read_paired(path: Path, config: Config) -> dict[str, dict[str, Paired]]:
     evaluate = config.evaluate
-    table = pq.read_table(path, filters=[("measure", "=", evaluate.primary)])
+    table = read_where(path, METRICS, "measure", [evaluate.primary])
     values: dict[str, dict[str, dict[str, float]]] = {}
     for row in _rows(table):
         values.setdefault(row[0], {}).setdefault(row[1], {})[row[2]] = row[3]

@@ -8,7 +8,7 @@ import numpy as np
 
 from kdscale.data.dataset import Dataset
 from kdscale.data.runs import read_run
-from kdscale.report.evidence import Evidence, Paired, baseline_of, read_texts
+from kdscale.report.evidence import Evidence, Paired, baseline_of
 
 PASSAGE_CHARS = 600
 
@@ -68,7 +68,7 @@ class _Reading:
 
     def __init__(self, evidence: Evidence, wanted: list[tuple[str, str]]):
         qids = {qid for _, qid in wanted}
-        dataset = evidence.inputs["dataset"].path
+        dataset = Dataset(evidence.inputs["dataset"].path)
         self._min_grade = evidence.config.prepare.min_grade
         self._baseline = evidence.config.evaluate.baseline
         self._baseline_words = baseline_of(evidence.config)
@@ -82,14 +82,14 @@ class _Reading:
             for name in {self._baseline, *(name for name, _ in wanted)}
         }
         self._grades: dict[str, dict[str, int]] = {}
-        qrels = Dataset(dataset).qrels(evidence.split).to_pydict()
+        qrels = dataset.qrels(evidence.split).to_pydict()
         for qid, pid, grade in zip(*qrels.values(), strict=True):
             if qid in qids:
                 self._grades.setdefault(qid, {})[pid] = grade
         self._shown = {(name, qid): self._choose(name, qid) for name, qid in wanted}
         pids = {pid for shown in self._shown.values() for pid in shown}
-        self._queries = read_texts(dataset / "queries" / f"{evidence.split}.parquet", "qid", qids)
-        self._texts = read_texts(dataset / "passages", "pid", pids)
+        self._queries = dataset.query_texts(evidence.split, qids)
+        self._texts = dataset.passage_texts(pids)
 
     def example(self, system: str, qid: str, delta: float) -> Example:
         relevant = self._relevant(qid)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import AutoConfig
 
 from kdscale.config import Prepare
 from kdscale.data.candidates import Bm25, candidates_by_query, search_with_ray, source_candidates
@@ -46,7 +45,7 @@ from kdscale.models.pretrained import (
     check_max_length,
     load_tokenizer,
     max_positions,
-    read_pretrained,
+    read_config,
     resolve_model,
 )
 from kdscale.runtime import ray_session
@@ -159,7 +158,7 @@ def _pair_encoder(ctx: StageContext) -> PairEncoder:
     """The teacher's tokenizer, once its model is known to read inputs as long as those asked."""
     prepare, teacher = ctx.config.prepare, ctx.config.teacher
     path = resolve_model(teacher.model, teacher.revision)
-    config = read_pretrained(AutoConfig, path, revision=teacher.revision)
+    config = read_config(path, teacher.revision)
     check_max_length(config, prepare.max_length)
     limit = max_positions(config)
     if not MIN_BLOCK <= prepare.block_length <= limit:

@@ -7,13 +7,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
+from kdscale.store.filelist import MANIFEST, check_files
 
-MANIFEST = "manifest.json"
-PARTS = ".parts"  # below a directory that is being fetched: files not yet whole
 SCHEMA_VERSION = 1
 # Every kind of artifact there is, in the order in which they are made.
 KINDS = (
@@ -29,7 +28,7 @@ KINDS = (
 
 # What a kind, a key or a piece may be called: nothing that could be taken for a path.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile("[0-9a-f]{64}")
+DEEPEST = 50  # levels of a manifest's JSON
 
 
 @dataclass(frozen=True)
@@ -154,78 +153,74 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         identity = {
             k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")
         }
-        well_formed = (
-            isinstance(manifest["facts"], dict)
-            and isinstance(manifest["config"], dict)
-            and isinstance(manifest["created"], str)
-            and all(
-                isinstance(entry["name"], str) and isinstance(entry["digest"], str)
-                for entry in manifest["inputs"].values()
-            )
-        )
-        unchanged = sha256_json(identity) == manifest["digest"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        digest = sha256_json(identity)
+        is_whole = digest == manifest["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KdscaleError(
             f"{where} is not a kdscale manifest ({type(error).__name__}); remove that artifact "
             "and run again"
         ) from None
-    if not well_formed or not unchanged:
+    if not is_whole:
         raise KdscaleError(f"{where} was changed after it was written; remove it and run again")
     if manifest["schema"] != SCHEMA_VERSION:
         raise KdscaleError(
-            f"{where} has format {manifest['schema']}, this kdscale reads {SCHEMA_VERSION}; "
+            f"{where} has format {manifest['schema']!r}, this kdscale reads {SCHEMA_VERSION}; "
             "use the release that wrote it, or run again into another folder"
+        )
+    fault = _fault_of_fields(manifest)
+    if fault:
+        raise KdscaleError(
+            f"{where} is not a kdscale manifest (in {fault}); remove that artifact and run again"
         )
     check_files(manifest["files"], where)
     return manifest
 
 
-def check_files(files: Any, where: str) -> None:
-    """Raise KdscaleError for a list of files that `list_files` cannot have written.
+def _fault_of_fields(manifest: dict[str, Any]) -> str | None:
+    """The first field whose value is not of its kind: a digest is no proof of sense."""
 
-    No path leads outside its directory, however it is spelt; none is there twice, or is the
-    folder of another, so that what is written below a directory is what the list says.
-    """
-    try:
-        well_formed = all(
-            type(f["bytes"]) is int and f["bytes"] >= 0 and _SHA256.fullmatch(f["sha256"])
-            for f in files
+    def is_input(entry: Any) -> bool:
+        return isinstance(entry, dict) and all(
+            isinstance(entry.get(k), str) for k in ("name", "digest")
         )
-        paths = [f["path"] for f in files]
-    except (KeyError, TypeError):
-        well_formed = False
-    if not well_formed:
-        raise KdscaleError(f"{where} has a list of files that is none; remove it and run again")
-    for path in paths:
-        if not _is_inside(path):
-            raise KdscaleError(f"{where} names a file outside its artifact: {path!r}; refused")
-    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-    if len(set(paths)) < len(paths) or folders & set(paths):
-        raise KdscaleError(f"{where} names a file twice, or as a folder; refused")
+
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("kind", "stage", "created", "kdscale"), str),
+        **dict.fromkeys(("config", "inputs", "facts"), dict),
+    }
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            return name
+    if not all(map(is_input, manifest["inputs"].values())):
+        return "inputs"
+    return next((k for k in ("config", "facts") if _is_deeper(manifest[k], DEEPEST)), None)
 
 
-def _is_inside(path: Any) -> bool:
-    """Whether it is a plain relative path, spelt the one way that `list_files` spells it."""
-    if not isinstance(path, str) or not path.isprintable() or "\\" in path:
-        return False
-    pure = PurePosixPath(path)
-    return (
-        pure.as_posix() == path
-        and not pure.is_absolute()
-        and bool(pure.parts)
-        and ".." not in pure.parts
-        and pure.parts[0].casefold() not in (MANIFEST, PARTS)
-        and all(len(part.encode()) <= 255 for part in pure.parts)
-    )
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value is nested deeper: what shows it later need not fear to recurse."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deeper(v, levels - 1) for v in inner)
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
     """Compare every file with the manifest. Raises KdscaleError on the first difference."""
+    root = directory.resolve()
     for entry in manifest["files"]:
         path = directory / entry["path"]
-        if not path.is_file():
-            raise KdscaleError(f"{path} is missing; remove {directory} and run again")
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+        try:
+            if not path.is_file():
+                raise KdscaleError(f"{path} is missing; remove {directory} and run again")
+            if not path.resolve().is_relative_to(root):
+                raise KdscaleError(
+                    f"{path} is a link that leads out of {directory}; put the file in its place"
+                )
+            is_same = path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
+        except OSError as error:
+            raise KdscaleError(
+                f"cannot read {path} ({error.strerror}); mend that, or remove {directory} and "
+                "run again"
+            ) from None
+        if not is_same:
             raise KdscaleError(
                 f"{path} does not match its manifest (damaged or edited); "
                 f"remove {directory} and run again"

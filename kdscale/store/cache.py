@@ -21,8 +21,8 @@ from typing import Any
 from filelock import FileLock
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST
 from kdscale.store.fetch import Fetch, fetch_files
+from kdscale.store.filelist import MANIFEST
 
 STALE_AFTER_S = 24 * 3600
 

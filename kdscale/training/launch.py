@@ -25,7 +25,7 @@ from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 from kdscale.store import DamagedError, Workspace
-from kdscale.store.artifact import MANIFEST
+from kdscale.store.filelist import MANIFEST
 
 MAX_WORKER_FAILURES = 3  # a node taken away with a notice does not count
 POLL_S = 1.0

@@ -1,9 +1,20 @@
 import gzip
+import json
+import tracemalloc
 
 import pytest
 from reader_files import rejects
 
-from kdscale.data.lines import read_json_texts, read_lines, read_tsv_texts
+from kdscale.data import lines
+from kdscale.data.lines import (
+    MAX_LINE,
+    TOO_LONG,
+    read_json_texts,
+    read_lines,
+    read_tsv_texts,
+)
+from kdscale.data.readers import sgml
+from kdscale.data.readers.sgml import read_sgml_documents
 from kdscale.errors import KdscaleError
 
 
@@ -76,3 +87,39 @@ def test_malformed_json_lines(tmp_path, line, reason):
     assert items[0] == ("0", "x")
     assert rejects(items) == [("f.jsonl", 2, reason)]
     assert len(items[1].text) <= 200
+
+
+@pytest.mark.parametrize("field", ["_id", "title", "text"])
+def test_half_a_surrogate_pair_is_not_utf8(tmp_path, field):
+    record = {"_id": "1", "title": "t", "text": "x", field: "a\ud800b"}
+    path = tmp_path / "f.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    assert rejects(read_json_texts(path)) == [("f.jsonl", 1, "not UTF-8")]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_longer_than_the_limit_is_refused_and_the_next_is_read(tmp_path, packed):
+    text = b"one\n" + b"x" * (MAX_LINE + 1) + b"\ntwo\n" + b"y" * 3 * MAX_LINE
+    path = tmp_path / ("f.gz" if packed else "f")
+    path.write_bytes(gzip.compress(text, 1) if packed else text)
+    items = list(read_lines(path))
+    assert [items[0], items[2]] == [(1, "one"), (3, "two")]
+    assert rejects(items) == [(path.name, 2, "longer than 16 MiB"), (path.name, 4, TOO_LONG)]
+
+
+@pytest.mark.parametrize("line", [b"\0" * 2**20, (b"x" * 1023 + b"\n") * 2**10])
+@pytest.mark.parametrize("read", [read_tsv_texts, read_sgml_documents])
+def test_a_gzip_bomb_is_read_in_bounded_memory(tmp_path, monkeypatch, line, read):
+    for module in (lines, sgml):
+        monkeypatch.setattr(module, "MAX_LINE", 2**20)
+    path = tmp_path / "f.gz"
+    with gzip.open(path, "wb", compresslevel=1) as handle:
+        handle.write(b"<DOC>\n")
+        for _ in range(24):
+            handle.write(line)
+    tracemalloc.start()
+    for _ in read(path):
+        pass
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size < 2**18 and most < 8 * 2**20 < 24 * len(line)

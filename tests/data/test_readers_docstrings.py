@@ -1,3 +1,4 @@
+import os
 import pickle
 import random
 import sys
@@ -6,6 +7,7 @@ import pytest
 from reader_files import FILES, accepted, copy_of, rejects
 
 from kdscale.config import DocstringsSource
+from kdscale.data.clean import fault_of
 from kdscale.data.readers import ParallelReader, open_reader
 from kdscale.data.readers.docstrings import find_files, parse_file, spoken_name
 from kdscale.errors import KdscaleError
@@ -118,6 +120,33 @@ def test_a_declared_encoding_is_read(package):
     [row] = [r for r in parse_file(str(package / "birds.py"), "m") if r["name"] == "count_herons"]
     assert "gärtner" in row["passage"]
     assert row["line"] == 2
+
+
+def test_a_function_at_the_end_of_a_long_chain_of_branches(tmp_path):
+    branches = "    elif x:\n        pass\n" * 1500
+    path = tmp_path / "m.py"
+    path.write_text(
+        f"def f(x):\n    if x:\n        pass\n{branches}    else:\n        def g():\n"
+        f'            """Find the right word for it.\n\n            {"word " * 25}\n'
+        '            """\n'
+    )
+    assert [row["name"] for row in parse_file(str(path), "m")] == ["f.g"]
+
+
+def test_names_that_are_not_utf8_and_links_that_lead_nowhere(package):
+    os.rename(package / "birds.py", os.fsencode(package) + b"/\xff.py")
+    (package / "gone.py").symlink_to("nowhere.py")
+    (package / "loop.py").symlink_to("loop.py")
+    os.mkfifo(package / "fifo.py")
+    reader = open_docstrings("tinypkg")
+    names = {fault_of(pid) for pid, _ in reader.passages()}
+    assert names == {None, "not UTF-8"}  # what takes passages in refuses those of \xff.py
+    assert sum(len(list(reader.queries(split))) for split in reader.splits()) == len(EXPECTED)
+
+
+def test_a_file_that_went_away_is_a_reject(tmp_path):
+    [row] = parse_file(str(tmp_path / "gone.py"), "m")
+    assert row["reason"] == "cannot be read"
 
 
 def test_a_single_module_is_a_package_too():

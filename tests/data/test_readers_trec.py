@@ -2,8 +2,8 @@ import pytest
 from reader_files import FILES, append, compress, copy_of, everything, rejects
 
 from kdscale.config import TrecSource
-from kdscale.data.readers import open_reader
-from kdscale.data.readers.sgml import read_sgml_topics
+from kdscale.data.readers import open_reader, sgml
+from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
 from kdscale.data.runs import QRELS_COLUMNS
 from kdscale.errors import KdscaleError
 
@@ -179,3 +179,55 @@ def test_vaswani(shared_data):
     assert not rejects(
         [*found["passages"], *found["queries"]["all"], *found["qrels"]["all"]],
     )
+
+
+LONG = 2**18
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # Each of these took minutes or hours, or ended in a traceback.
+        ("<!--" * LONG, "<!--" * LONG),
+        ("-->" + "<!--" * LONG, "-->" + "<!--" * LONG),
+        ("<!-- a --> b" + " <!-- c" * 3, "b <!-- c <!-- c <!-- c"),
+        ("&#" + "9" * 5000 + "; &#65;", "\ufffd A"),
+        ("<a " * LONG, "<a " * LONG),
+    ],
+    ids=["open comments", "one closed", "in order", "a huge number", "open tags"],
+)
+def test_markup_that_is_never_closed_is_read_at_once(tmp_path, text, found):
+    path = tmp_path / "d.sgml"
+    path.write_text(f"<DOC><DOCNO>1</DOCNO>{text}</DOC>")
+    assert words(read_sgml_documents(path)) == {"1": " ".join(found.split())}
+
+
+def test_declarations_outside_of_documents_that_never_close(tmp_path):
+    path = tmp_path / "d.sgml"
+    path.write_text("<!DOCTYPE x>\n" + "<!" * LONG + "\n<DOC><DOCNO>1</DOCNO>a</DOC>")
+    refused, document = read_sgml_documents(path)
+    assert (refused.line, refused.reason) == (2, "text outside of any element")
+    assert document == ("1", "a")
+
+
+def test_a_document_longer_than_the_limit_is_refused_and_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sgml, "MAX_LINE", 100)
+    path = tmp_path / "d.sgml"
+    path.write_text(
+        "<DOC>\n<DOCNO>1</DOCNO>\n" + "many words\n" * 20 + "</DOC>\n"
+        "<DOC>\n<DOCNO>2</DOCNO>\nfew words\n</DOC>\n"
+    )
+    refused, document = read_sgml_documents(path)
+    assert (refused.line, refused.reason) == (1, "longer than 16 MiB")
+    assert document == ("2", "few words")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("~no_such_user/x", "home directory"), ("a\0b", "NUL"), ("x" * 300, "File name too long")],
+)
+def test_a_path_that_can_be_none_is_named(folder, path, message):
+    for changes in ({"documents": [path]}, {"topics": {"all": path}}):
+        with pytest.raises(KdscaleError, match=rf"source\..*{message}") as caught:
+            open_reader(source(folder, **changes))
+        assert "\n" not in str(caught.value)

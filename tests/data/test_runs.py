@@ -46,6 +46,8 @@ def test_reading_a_run_does_not_wait_for_its_end(tmp_path):
         ("q1 Q0 b two 0.5 t", r"r, line 2: rank or score is not a number"),
         ("q1 Q0 b 2 high t", r"r, line 2: rank or score is not a number"),
         ("q1 Q0 b 2 nan t", r"r, line 2: score is not finite"),
+        (f"q1 Q0 b {2**31} 1 t", r"r, line 2: rank is too large"),
+        (f"q1 Q0 b {'9' * 5000} 1 t", r"r, line 2: rank or score is not a number"),
         ("q1 Q0 a 2 0.5 t", r"r: query q1 ranks a twice"),
         ("q2 Q0 a 1 1 t\nq1 Q0 b 2 0.5 t", r"r: the lines of query q1 do not stand together"),
     ],
@@ -120,7 +122,7 @@ def test_malformed_qrels(tmp_path):
     path = write(
         tmp_path / "q",
         "q1 0 d1 1\nq1 d1 1\nq1 0 7\nq1 0 d1 high\nq1 0 d1 0.5\n\t0\td1\t1\n"
-        "query-id\t0\tcorpus-id\tscore\nq1 0 d2 -1\n",
+        "query-id\t0\tcorpus-id\tscore\nq1 0 d2 -1\nq1 0 d3 -2147483648\n",
     )
     assert rejects(qrels_lines(path)) == [
         ("q", 2, QRELS_COLUMNS),
@@ -129,6 +131,7 @@ def test_malformed_qrels(tmp_path):
         ("q", 5, "grade is not a whole number"),
         ("q", 6, "empty id"),
         ("q", 7, "grade is not a whole number"),  # only the first line can be a header
+        ("q", 9, "grade is too large"),  # for the tables that it goes into
     ]
     assert accepted(qrels_lines(path)) == [("q1", "d1", 1), ("q1", "d2", -1)]
     with pytest.raises(KdscaleError, match=r"q, line 2: .*'q1 d1 1'; mend that line"):

@@ -1,11 +1,15 @@
 import errno
+import pathlib
+import pickle
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kdscale.data.schema import QUERIES
-from kdscale.data.shards import read_shards, read_table, write_shards, write_table
+from kdscale.data.shards import read_shards, read_table, read_where, write_shards, write_table
 from kdscale.errors import KdscaleError
+from kdscale.evaluation.texts import read_queries
 
 
 def table(rows: int) -> pa.Table:
@@ -46,3 +50,45 @@ def test_a_full_disk_is_an_oserror_with_its_number(tmp_path):
     with pytest.raises(OSError) as error:
         write_shards(tmp_path, table(10), QUERIES, 1)
     assert error.value.errno == errno.ENOSPC
+
+
+def test_only_the_wanted_rows(tmp_path):
+    write_shards(tmp_path, table(10), QUERIES, 3)
+    found = read_where(tmp_path, QUERIES, "qid", {"q7", "q2", "none"})
+    assert sorted(found["qid"].to_pylist()) == ["q2", "q7"]
+    with pytest.raises(KdscaleError, match="cannot read"):
+        read_where(tmp_path / "none", QUERIES, "qid", set())
+
+
+class Code:
+    """Its pickle runs code when it is loaded."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("in_shard", [0, 1])
+def test_a_column_of_pickles_is_refused_and_none_is_loaded(tmp_path, in_shard):
+    """Ray registers an Arrow type whose values are pickles: reading a value would load it."""
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    mark = tmp_path / "code was run"
+    pickles = pa.array([pickle.dumps(Code(mark))], pa.large_binary())
+    hostile = pa.table({"qid": ["q0"], "text": ArrowPythonObjectType().wrap_array(pickles)})
+    assert hostile["text"].to_pylist() == [None] and mark.exists()  # so it would have been
+    mark.unlink()
+    folder = tmp_path / "shards"
+    write_shards(folder, table(4), QUERIES, 2)
+    pq.write_table(hostile, folder / f"part-{in_shard:05d}.parquet")
+    for read in (
+        lambda: read_shards(folder, QUERIES),
+        lambda: read_where(folder, QUERIES, "qid", {"q0"}),
+        lambda: list(read_queries(folder / f"part-{in_shard:05d}.parquet")),
+        lambda: list(read_queries(folder)),
+    ):
+        with pytest.raises(KdscaleError):
+            read()
+        assert not mark.exists()

@@ -90,5 +90,33 @@ def test_mistakes(tmp_path):
         list(read_passages(bad))
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"pid": ["a"], "body": ["x"]}), other)
-    with pytest.raises(KdscaleError, match=r'columns pid, body; it needs "text"'):
+    with pytest.raises(KdscaleError, match=r'columns pid .*, body .*; it needs "text"'):
         list(read_queries(other))
+
+
+@pytest.mark.parametrize(
+    ("pid", "text"),
+    [(pa.int64(), pa.string()), (pa.large_string(), pa.dictionary(pa.int32(), pa.string()))],
+)
+def test_the_types_of_text_that_parquet_has(tmp_path, pid, text):
+    ids = pa.array([1, 2]).cast(pid)
+    texts = pa.array(["river", "bank"]).cast(text)
+    pq.write_table(pa.table({"pid": ids, "text": texts}), tmp_path / "c.parquet")
+    assert list(read_passages(tmp_path / "c.parquet")) == [("1", "river"), ("2", "bank")]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.list_(pa.string()), pa.int32(), pa.null()])
+def test_a_text_that_is_none_is_refused(tmp_path, kind):
+    texts = pa.array([None], kind)
+    pq.write_table(pa.table({"pid": ["a"], "text": texts}), tmp_path / "c.parquet")
+    with pytest.raises(KdscaleError, match="it needs"):
+        list(read_passages(tmp_path / "c.parquet"))
+
+
+def test_bytes_that_are_not_utf8_in_a_column_of_text(tmp_path):
+    texts = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")]
+    )
+    pq.write_table(pa.table({"pid": ["a"], "text": texts}), tmp_path / "c.parquet")
+    with pytest.raises(KdscaleError, match="cannot read"):
+        list(read_passages(tmp_path / "c.parquet"))

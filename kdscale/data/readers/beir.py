@@ -12,6 +12,7 @@ from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import digests
 from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
 
@@ -19,7 +20,7 @@ class BeirReader:
     """queries.jsonl holds the queries of every split; a split has those that its qrels name."""
 
     def __init__(self, source: BeirSource):
-        root = Path(source.path).expanduser()
+        root = user_path(source.path, "source.path")
         if not source.path or not root.is_dir():
             raise KdscaleError(
                 f"source.path: no folder {source.path!r}; give a BEIR folder, with corpus.jsonl, "
@@ -65,7 +66,8 @@ class BeirReader:
 
 
 def _plain_or_gz(path: Path, key: str) -> Path:
-    for found in (path, path.with_name(f"{path.name}.gz")):
+    for name in (str(path), f"{path}.gz"):
+        found = user_path(name, key)
         if found.is_file():
             return found
     there = sorted({p.name for p in path.parent.glob("*") if p.is_file()})[:8]

@@ -30,6 +30,7 @@ from kdscale.store.artifact import sha256_json
 QUERY_WORDS = range(4, 31)
 MIN_PASSAGE_WORDS = 20
 SKIPPED_FOLDERS = {"tests", "test", "__pycache__", "_vendor"}
+UNREADABLE = "cannot be read"
 NOT_PYTHON = "not Python that this interpreter can parse"
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -141,7 +142,9 @@ class DocstringsReader:
 
     def _split_of(self, module: str) -> str:
         """By a hash of the module's name: no other module and no order has a say in it."""
-        percent = int(hashlib.sha256(module.encode()).hexdigest(), 16) % 100
+        # The name of a file need not be UTF-8; its passages are then refused, not the hash.
+        name = module.encode(errors="surrogateescape")
+        percent = int(hashlib.sha256(name).hexdigest(), 16) % 100
         if percent < self._dev:
             return "dev"
         return "test" if percent < self._dev + self._test else "train"
@@ -202,8 +205,11 @@ def parse_file(path: str, module: str) -> list[dict[str, Any]]:
     A docstring is usable when its first paragraph has 4 to 30 words and the rest at least 20.
     A file that cannot be parsed gives one row, whose `reason` is not "". Pure and picklable.
     """
-    with open(path, "rb") as handle:
-        source = handle.read()
+    try:
+        with open(path, "rb") as handle:
+            source = handle.read()
+    except OSError:
+        return [_row(module, "", 0, reason=UNREADABLE)]
     if not _may_have_pairs(source):
         return []
     try:
@@ -212,7 +218,7 @@ def parse_file(path: str, module: str) -> list[dict[str, Any]]:
         return [_row(module, "", 0, reason=NOT_PYTHON)]
     rows = []
     taken: dict[str, int] = {}
-    for name, node in _definitions(body, ""):
+    for name, node in _definitions(body):
         paragraphs = _PARAGRAPH.split(ast.get_docstring(node) or "", maxsplit=1)
         query, passage = (" ".join(p.split()) for p in (*paragraphs, "")[:2])
         if _words(query) in QUERY_WORDS and _words(passage) >= MIN_PASSAGE_WORDS:
@@ -251,15 +257,18 @@ def _parse(source: bytes) -> ast.Module:
             gc.enable()
 
 
-def _definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, Any]]:
-    """(qualified name, node) of every function and class, also those in branches and bodies."""
-    for node in body:
+def _definitions(body: list[ast.stmt]) -> Iterator[tuple[str, Any]]:
+    """(qualified name, node) of every function and class, also those in branches and bodies, in
+    the order of the file. No recursion: an `elif` stands in the branch of the one before it."""
+    todo = [("", node) for node in reversed(body)]
+    while todo:
+        prefix, node = todo.pop()
+        blocks = ("body", "orelse", "handlers", "finalbody", "cases")
         if isinstance(node, _DEFINITIONS):
             yield f"{prefix}{node.name}", node
-            yield from _definitions(node.body, f"{prefix}{node.name}.")
-        else:
-            for block in ("body", "orelse", "handlers", "finalbody", "cases"):
-                yield from _definitions(getattr(node, block, []), prefix)
+            prefix, blocks = f"{prefix}{node.name}.", ("body",)
+        inner = [child for block in blocks for child in getattr(node, block, [])]
+        todo += [(prefix, child) for child in reversed(inner)]
 
 
 def _words(text: str) -> int:

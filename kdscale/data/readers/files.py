@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
 
@@ -13,7 +14,7 @@ def check_file(path: str, key: str) -> Path:
     """The path of a file that the config names under `key`. Raises KdscaleError."""
     if not path:
         raise KdscaleError(f"{key} is empty; set it to the path of a file")
-    found = Path(path).expanduser()
+    found = user_path(path, key)
     if not found.is_file():
         what = "is a folder" if found.is_dir() else "does not exist"
         raise KdscaleError(f"{key}: {path} {what}; give the path of a file (plain or .gz)")

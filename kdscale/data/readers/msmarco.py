@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.config import MsMarcoSource
-from kdscale.data.lines import EMPTY_ID, read_lines, read_tsv_texts
+from kdscale.data.lines import EMPTY_ID, parse_lines, read_tsv_texts
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_file, check_files, check_splits, digests
 from kdscale.data.runs import RUN_COLUMNS, parse_run_line, qrels_lines
@@ -72,7 +72,7 @@ class MsMarcoReader:
 
     def _qrels_of_triples(self) -> Iterator[tuple[str, str, int] | Reject]:
         seen: set[tuple[str, str]] = set()  # a positive comes back with each of its negatives
-        for item in _triples(self._triples):
+        for item in parse_lines(self._triples, _triple):
             if isinstance(item, Reject):
                 yield item
             elif item[:2] not in seen:
@@ -80,7 +80,7 @@ class MsMarcoReader:
                 yield *item[:2], 1
 
     def _negatives(self) -> Iterator[tuple[str, str] | Reject]:
-        for item in _triples(self._triples):
+        for item in parse_lines(self._triples, _triple):
             yield item if isinstance(item, Reject) else (item[0], item[2])
 
 
@@ -91,33 +91,21 @@ def candidate_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject
     the score is 1 / rank.
     """
     ranks: Counter[str] = Counter()
-    for item in read_lines(path):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        number, line = item
+
+    def parse(line: str) -> tuple[str, str, int, float] | str:
         fields = line.split("\t")
-        if len(fields) == 4:  # a passage holds no tab, and a run has six columns
-            qid, pid = fields[0].strip(), fields[1].strip()
-            if not qid or not pid:
-                yield Reject.of(path, number, EMPTY_ID, line)
-                continue
-            ranks[qid] += 1
-            yield qid, pid, ranks[qid], 1 / ranks[qid]
-        else:
+        if len(fields) != 4:  # a passage holds no tab, and a run has six columns
             found = parse_run_line(line)
-            found = CANDIDATE_COLUMNS if found == RUN_COLUMNS else found
-            yield Reject.of(path, number, found, line) if isinstance(found, str) else found
+            return CANDIDATE_COLUMNS if found == RUN_COLUMNS else found
+        qid, pid = fields[0].strip(), fields[1].strip()
+        if not qid or not pid:
+            return EMPTY_ID
+        ranks[qid] += 1
+        return qid, pid, ranks[qid], 1 / ranks[qid]
+
+    return parse_lines(path, parse)
 
 
-def _triples(path: Path) -> Iterator[tuple[str, str, str] | Reject]:
-    for item in read_lines(path):
-        if isinstance(item, Reject):
-            yield item
-            continue
-        number, line = item
-        fields = tuple(line.split())
-        if len(fields) == 3:
-            yield fields
-        else:
-            yield Reject.of(path, number, "not three ids (qid, positive pid, negative pid)", line)
+def _triple(line: str) -> tuple[str, str, str] | str:
+    fields = line.split()
+    return tuple(fields) if len(fields) == 3 else "not three ids (qid, positive pid, negative pid)"

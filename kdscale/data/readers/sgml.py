@@ -7,12 +7,13 @@ line, and the text of a document may follow its number without a tag.
 from __future__ import annotations
 
 import html
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdscale.data.lines import EMPTY_ID, NOT_UTF8, read_lines
+from kdscale.data.lines import EMPTY_ID, MAX_LINE, TOO_LONG, read_lines
 from kdscale.data.readers.base import Reject
 
 NOT_CLOSED = "element is not closed"
@@ -25,6 +26,7 @@ _TAG = re.compile(r"<(/?)([A-Za-z][\w.:-]*)((?:\s[^<>]*)?)>")
 _DECLARATION = re.compile(r"<[!?][^>]*>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _NUMBER_ATTRIBUTE = re.compile(r"\b(?:number|num|id)\s*=\s*[\"']?([^\s\"'>]+)", re.IGNORECASE)
+_ABSURD = re.compile(r"&#[0-9]{1000,};?")  # more digits than Python would take for a number
 _TITLES = {"title", "headline", "head", "hl", "ti", "ttl"}
 _NOT_TEXT = {"docno", "dochdr", "script", "style"}
 _OF_DOCUMENT = {"text", *_TITLES, *_NOT_TEXT}
@@ -34,8 +36,20 @@ _OF_DOCUMENT = {"text", *_TITLES, *_NOT_TEXT}
 class _Element:
     line: int
     attributes: str
-    pieces: list[str] = field(default_factory=list)
-    bad_line: int = 0  # the last one that is not UTF-8
+    body: io.StringIO = field(default_factory=io.StringIO)
+    fault: str = ""
+    fault_line: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.body.getvalue()
+
+    def add(self, text: str) -> None:
+        """Keep a piece of text, unless the element gets longer than a line may be."""
+        if self.body.tell() + len(text) <= MAX_LINE:
+            self.body.write(text)
+        else:
+            self.fault, self.fault_line = TOO_LONG, self.line
 
 
 def read_sgml_documents(path: Path) -> Iterator[tuple[str, str] | Reject]:
@@ -52,13 +66,13 @@ def read_sgml_documents(path: Path) -> Iterator[tuple[str, str] | Reject]:
         number = next((" ".join(text.split()) for name, text in fields if name == "docno"), None)
         if not number:
             reason = NO_DOCNO if number is None else EMPTY_ID
-            yield Reject.of(path, element.line, reason, "".join(element.pieces))
+            yield Reject.of(path, element.line, reason, element.text)
             continue
         if any(name == "text" for name, _ in fields):
             kept = [text for name, text in fields if name == "text" or name in _TITLES]
         else:
             kept = [text for name, text in fields if name not in _NOT_TEXT]
-        yield number, html.unescape(" ".join(text.strip() for text in kept if text.strip()))
+        yield number, _unescape(" ".join(text.strip() for text in kept if text.strip()))
 
 
 def read_sgml_topics(path: Path) -> Iterator[tuple[str, str] | Reject]:
@@ -77,13 +91,18 @@ def read_sgml_topics(path: Path) -> Iterator[tuple[str, str] | Reject]:
         title = first.get("title", first.get("query", ""))
         title = re.sub(r"^topic:\s*", "", title, flags=re.IGNORECASE)
         if number or attribute:
-            found = (number or attribute[1], html.unescape(title)) if title else NO_TITLE
+            found = (number or attribute[1], _unescape(title)) if title else NO_TITLE
         else:
             found = NO_NUMBER
         if isinstance(found, str):
-            yield Reject.of(path, element.line, found, "".join(element.pieces))
+            yield Reject.of(path, element.line, found, element.text)
         else:
             yield found
+
+
+def _unescape(text: str) -> str:
+    """The text with its character references resolved; one that is no character is U+FFFD."""
+    return html.unescape(_ABSURD.sub("\ufffd", text))
 
 
 def _elements(path: Path, names: str, must_close: bool) -> Iterator[_Element | Reject]:
@@ -95,8 +114,8 @@ def _elements(path: Path, names: str, must_close: bool) -> Iterator[_Element | R
             if element is None:
                 yield item
             else:
-                element.bad_line = item.line
-                element.pieces.append(item.text + "\n")
+                element.fault, element.fault_line = item.reason, item.line
+                element.add(item.text + "\n")
             continue
         number, line = item
         start = 0
@@ -114,16 +133,25 @@ def _elements(path: Path, names: str, must_close: bool) -> Iterator[_Element | R
 def _take(path: Path, number: int, element: _Element | None, text: str) -> Iterator[Reject]:
     """Text goes to the open element; where none is open, only tags may stand."""
     if element is not None:
-        element.pieces.append(text)
-    elif _TAG.sub("", _DECLARATION.sub("", text)).strip():
+        element.add(text)
+    elif _TAG.sub("", _without(_DECLARATION, ">", text)).strip():
         yield Reject.of(path, number, OUTSIDE, text)
 
 
 def _finish(path: Path, element: _Element, is_whole: bool) -> _Element | Reject:
-    text = "".join(element.pieces)
-    if element.bad_line:
-        return Reject.of(path, element.bad_line, NOT_UTF8, text)
-    return element if is_whole else Reject.of(path, element.line, NOT_CLOSED, text)
+    if element.fault:
+        return Reject.of(path, element.fault_line, element.fault, element.text)
+    return element if is_whole else Reject.of(path, element.line, NOT_CLOSED, element.text)
+
+
+def _without(pattern: re.Pattern[str], end: str, text: str) -> str:
+    """The text, a space for each match of a pattern that ends with `end`.
+
+    Behind the last `end` nothing is looked for: each opening there would search to the end of
+    the text in vain, and a text of nothing else would take hours.
+    """
+    stop = text.rfind(end) + len(end) if end in text else 0
+    return pattern.sub(" ", text[:stop]) + text[stop:]
 
 
 def _fields(element: _Element, known: set[str] | None = None) -> list[tuple[str, str]]:
@@ -132,7 +160,7 @@ def _fields(element: _Element, known: set[str] | None = None) -> list[tuple[str,
     A field starts at an opening tag (of a known name, others being markup in it; None: any name)
     and ends at its closing tag or where the next field starts. <TEXT> ends only at </TEXT>.
     """
-    body = _COMMENT.sub(" ", "".join(element.pieces))
+    body = _without(_COMMENT, "-->", element.text)
     fields: list[tuple[str, str]] = []
     name, start = "", 0
     for match in _TAG.finditer(body):

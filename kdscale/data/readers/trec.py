@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kdscale.config import TrecSource
-from kdscale.data.lines import read_json_texts, read_lines, read_tsv_texts
+from kdscale.data.lines import read_by_first_char, read_json_texts, read_tsv_texts
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_files, check_splits, digests
 from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
 from kdscale.data.runs import qrels_lines, run_lines
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
-
-Texts = Callable[[Path], Iterator[tuple[str, str] | Reject]]
 
 
 class TrecReader:
@@ -43,14 +42,14 @@ class TrecReader:
 
     def passages(self) -> Iterator[tuple[str, str] | Reject]:
         for path in self._documents:
-            yield from _read(path, {"{": read_json_texts}, read_sgml_documents)
+            yield from read_by_first_char(path, {"{": read_json_texts}, read_sgml_documents)
 
     def splits(self) -> list[str]:
         return list(self._topics)
 
     def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
         formats = {"{": read_json_texts, "<": read_sgml_topics}
-        return _read(self._topics[split], formats, read_tsv_texts)
+        return read_by_first_char(self._topics[split], formats, read_tsv_texts)
 
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
         return qrels_lines(self._qrels[split])
@@ -69,7 +68,7 @@ def _expand(patterns: list[str]) -> list[Path]:
         raise KdscaleError("source.documents is empty; list files or globs of documents")
     found: dict[Path, None] = {}
     for pattern in patterns:
-        names = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        names = sorted(glob.glob(str(user_path(pattern, "source.documents")), recursive=True))
         files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
             raise KdscaleError(
@@ -77,10 +76,3 @@ def _expand(patterns: list[str]) -> list[Path]:
             )
         found.update(dict.fromkeys(files))
     return list(found)
-
-
-def _read(
-    path: Path, by_first_char: dict[str, Texts], otherwise: Texts
-) -> Iterator[tuple[str, str] | Reject]:
-    first = next((item[1] for item in read_lines(path) if not isinstance(item, Reject)), "")
-    return by_first_char.get(first.lstrip()[:1], otherwise)(path)
