@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kdscale.config import Cluster
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import TRAIN
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import write_shards
 from kdscale.errors import KdscaleError
+from kdscale.placement import Plan
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 from kdscale.stages.context import StageContext
 
@@ -40,12 +41,13 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "the dataset has no training pairs to score; the source needs a split named 'train'"
         )
     with ray_session(cluster, ctx.reporter):
-        cpus = cpus_each(cluster.cpus_per_scorer, cluster.scorers)
+        plan = Plan(cluster.scorers, 0.0, cluster.gpus_per_scorer, cluster.scorer_labels)
+        plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_scorer))
         check_fits(
-            f"cluster.scorers={cluster.scorers} of {cpus:g} CPUs",
-            cluster.scorers * cpus,
-            cluster.scorers * cluster.gpus_per_scorer,
+            f"cluster.scorers={cluster.scorers}",
+            plan,
             "cluster.scorers or cluster.cpus_per_scorer",
+            cluster.wait_s,
         )
         blocks = list(plan_blocks(pairs, pair_lengths(pairs, tokens), config.batch_tokens))
         actor = {
@@ -53,13 +55,13 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "tokens": str(tokens.path),
             "batch_tokens": config.batch_tokens,
             "precision": config.precision,
-            "threads": threads_of(cpus),
+            "threads": threads_of(plan.cpus),
             "device": "cuda" if cluster.gpus_per_scorer else "cpu",
         }
         tables = []
         began = time.monotonic()
         with ctx.reporter.task("scoring pairs", pairs.num_rows) as task:
-            for table in _score_blocks(blocks, cluster, cpus, actor):
+            for table in _score_blocks(blocks, plan, actor):
                 tables.append(table)
                 rate = (task.completed + table.num_rows) / (time.monotonic() - began)
                 task.advance(table.num_rows, f"{rate:.0f} pairs/s")
@@ -139,7 +141,7 @@ def plan_blocks(pairs: pa.Table, lengths: np.ndarray, batch_tokens: int) -> Iter
 
 
 def _score_blocks(
-    blocks: list[pa.Table], cluster: Cluster, cpus: float, actor: dict[str, Any]
+    blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]
 ) -> Iterator[pa.Table]:
     """Tables of pair_id and score, in the order in which the actors finish."""
     import ray.data
@@ -149,9 +151,10 @@ def _score_blocks(
     scored = ray.data.from_arrow(blocks).map_batches(
         TeacherActor,
         fn_constructor_kwargs=actor,
-        compute=ray.data.ActorPoolStrategy(size=min(cluster.scorers, len(blocks))),
-        num_cpus=cpus,
-        num_gpus=cluster.gpus_per_scorer,
+        compute=ray.data.ActorPoolStrategy(size=min(plan.count, len(blocks))),
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
+        label_selector=plan.labels or None,
         batch_format="pyarrow",
         batch_size=None,
     )

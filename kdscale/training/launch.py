@@ -10,12 +10,13 @@ import json
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdscale.config import Cluster, Train
 from kdscale.errors import KdscaleError
+from kdscale.placement import Plan
 from kdscale.progress import Reporter
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 
@@ -72,22 +73,24 @@ def _run_ray(
         import ray.train
         from ray.train.torch import TorchTrainer
 
-        cpus = cpus_each(cluster.cpus_per_worker, cluster.workers)
+        plan = Plan(cluster.workers, 0.0, cluster.gpus_per_worker, cluster.worker_labels)
+        plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_worker))
         check_fits(
             f"training with {cluster.workers} workers",
-            cluster.workers * cpus,
-            cluster.workers * cluster.gpus_per_worker,
+            plan,
             "cluster.workers or cluster.cpus_per_worker",
+            cluster.wait_s,
         )
         board = ray.remote(num_cpus=0)(_Board).remote()
-        settings = {"job": json.dumps(asdict(job)), "threads": threads_of(cpus)}
+        settings = {"job": json.dumps(asdict(job)), "threads": threads_of(plan.cpus)}
         trainer = TorchTrainer(
             _worker,
             train_loop_config={**settings, "board": board},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
                 use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker=_resources(cpus, cluster.gpus_per_worker),
+                resources_per_worker=_resources(plan.cpus, cluster.gpus_per_worker),
+                label_selector=cluster.worker_labels or None,
             ),
             run_config=ray.train.RunConfig(
                 # A name of its own: Ray silently resumes a run whose name it has seen.
