@@ -17,10 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import ray
 
 MARK = "KDSCALE_TEST_RAY"  # in the environment of every process of a head, and of no other
 REPOSITORY = Path(__file__).resolve().parent.parent
 NODE = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # the fake provider's head
+
+# Settings that the autoscaler reads and the fake provider has no use for.
+UNUSED = {
+    **dict.fromkeys(("auth", "docker", "file_mounts"), {}),
+    **dict.fromkeys(("cluster_synced_files", "rsync_exclude", "rsync_filter"), []),
+    **dict.fromkeys(("initialization_commands", "setup_commands"), []),
+    **dict.fromkeys(("head_setup_commands", "worker_setup_commands"), []),
+    **dict.fromkeys(("head_start_ray_commands", "worker_start_ray_commands"), []),
+    "file_mounts_sync_continuously": False,
+}
 
 
 @dataclass
@@ -81,7 +92,7 @@ def ray_head(cpus: float, worker_types: dict | None = None) -> Iterator[Head]:
         }
         if worker_types is not None:
             config = Path(folder, "autoscaling.json")
-            config.write_text(json.dumps(autoscaling_config(cpus, worker_types)))
+            config.write_text(json.dumps(autoscaling_config(cpus, worker_types, ports["port"])))
             command.append(f"--autoscaling-config={config}")
             environment |= {
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -109,7 +120,7 @@ def ray_head(cpus: float, worker_types: dict | None = None) -> Iterator[Head]:
             process.wait(30)
 
 
-def autoscaling_config(cpus: float, worker_types: dict) -> dict:
+def autoscaling_config(cpus: float, worker_types: dict, port: int) -> dict:
     head = {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0}
     return {
         "cluster_name": "fake_multinode",
@@ -121,11 +132,13 @@ def autoscaling_config(cpus: float, worker_types: dict) -> dict:
             "disable_launch_config_check": True,
             "launch_multiple": True,
             "head_node_id": NODE,
+            "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
         },
         "available_node_types": {"ray.head.default": head, **worker_types},
         "head_node_type": "ray.head.default",
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 0.1,
+        **UNUSED,
     }
 
 
