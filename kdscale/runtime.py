@@ -137,11 +137,11 @@ def check_fits(what: str, plan: Plan, key: str, wait_s: float = 0.0) -> None:
     resources = f"{plan.cpus:g} CPUs" + (f" and {plan.gpus:g} GPUs" if plan.gpus else "")
     where = "".join(f" with {k}={v}" for k, v in plan.labels.items())
     waited = f" after {wait_s:g} s" if wait_s > 0 else ""
-    advice = "raise cluster.wait_s" if wait_s > 0 else "set cluster.wait_s on an autoscaling cluster"
+    advice = "raise" if wait_s > 0 else "on an autoscaling cluster set"
     raise KdscaleError(
         f"{what} needs {plan.count} x {resources} (each whole on one node{where}) and "
-        f"{HEADROOM_CPUS:g} CPUs for Ray's own tasks; the cluster has {describe(nodes, plan.labels)}{waited}; "
-        f"lower {key}, or {advice}"
+        f"{HEADROOM_CPUS:g} CPUs for Ray's own tasks; the cluster has "
+        f"{describe(nodes, plan.labels)}{waited}; lower {key}, or {advice} cluster.wait_s"
     )
 
 

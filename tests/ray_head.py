@@ -25,11 +25,13 @@ NODE = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # the fake pr
 
 # Settings that the autoscaler reads and the fake provider has no use for.
 UNUSED = {
-    **dict.fromkeys(("auth", "docker", "file_mounts"), {}),
-    **dict.fromkeys(("cluster_synced_files", "rsync_exclude", "rsync_filter"), []),
-    **dict.fromkeys(("initialization_commands", "setup_commands"), []),
-    **dict.fromkeys(("head_setup_commands", "worker_setup_commands"), []),
-    **dict.fromkeys(("head_start_ray_commands", "worker_start_ray_commands"), []),
+    **{name: {} for name in ("auth", "docker", "file_mounts")},
+    **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+    **{
+        f"{when}_commands": [] for when in ("initialization", "setup", "head_setup", "worker_setup")
+    },
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
     "file_mounts_sync_continuously": False,
 }
 
@@ -77,7 +79,9 @@ def ray_head(cpus: float, worker_types: dict | None = None) -> Iterator[Head]:
     )  # fmt: skip
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     mark, token = uuid.uuid4().hex, uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(prefix="kd") as folder:  # sockets below it: a short path
+    with tempfile.TemporaryDirectory(
+        prefix="kd", ignore_cleanup_errors=True
+    ) as folder:  # sockets below it: a short path
         command = [
             "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--num-cpus={cpus:g}",
@@ -85,7 +89,8 @@ def ray_head(cpus: float, worker_types: dict | None = None) -> Iterator[Head]:
             *(f"--{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
         environment = {
-            **clean_environment(),
+            # A job's code is what it was sent, not this checkout.
+            **{k: v for k, v in clean_environment().items() if k != "PYTHONPATH"},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
             MARK: mark,

@@ -93,8 +93,8 @@ def test_a_plan_that_no_node_has_room_for_is_refused_at_once():
     lines = run_script(TWO_NODES).splitlines()
     assert lines[0] == (
         "training needs 1 x 4 CPUs (each whole on one node) and 0.2 CPUs for Ray's own tasks; the "
-        "cluster has 2 nodes of 2 CPUs; lower cluster.workers, or set cluster.wait_s on an "
-        "autoscaling cluster"
+        "cluster has 2 nodes of 2 CPUs; lower cluster.workers, or on an autoscaling "
+        "cluster set cluster.wait_s"
     )
     assert "needs 2 x 2 CPUs" in lines[1] and "needs 1 x 2.5 CPUs" in lines[2]
     assert "needs 1 x 1 CPUs and 1 GPUs" in lines[3]

@@ -140,9 +140,7 @@ def plan_blocks(pairs: pa.Table, lengths: np.ndarray, batch_tokens: int) -> Iter
         yield columns.take(pa.array(rows))
 
 
-def _score_blocks(
-    blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]
-) -> Iterator[pa.Table]:
+def _score_blocks(blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]) -> Iterator[pa.Table]:
     """Tables of pair_id and score, in the order in which the actors finish."""
     import ray.data
 
