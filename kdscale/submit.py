@@ -53,11 +53,13 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="kdscale-") as folder:
         size = build_bundle(config, Path(folder))
         job = _send(client, folder, stage, path, overrides)
-    reporter.info(f"job {job}: {stage or 'run'} of {path}, sent {size / MIB:.1f} MiB to {address}")
-    if detach:
-        _tell_how(reporter, address, job)
-        return 0
     try:
+        reporter.info(
+            f"job {job}: {stage or 'run'} of {path}, sent {size / MIB:.1f} MiB to {address}"
+        )
+        if detach:
+            _tell_how(reporter, address, job)
+            return 0
         return _follow(client, job, reporter)
     except KeyboardInterrupt:
         return _interrupted(client, address, job, reporter)

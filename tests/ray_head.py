@@ -79,9 +79,8 @@ def ray_head(cpus: float, worker_types: dict | None = None) -> Iterator[Head]:
     )  # fmt: skip
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     mark, token = uuid.uuid4().hex, uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(
-        prefix="kd", ignore_cleanup_errors=True
-    ) as folder:  # sockets below it: a short path
+    # Sockets lie below the folder: a short path.
+    with tempfile.TemporaryDirectory(prefix="kd", ignore_cleanup_errors=True) as folder:
         command = [
             "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--num-cpus={cpus:g}",
