@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdscale import __version__
+from kdscale import __version__, store_commands
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--batch-tokens", type=int, default=8192)
     rank.set_defaults(run=_rank)
 
+    store_commands.add_to(commands)
+
     doctor = commands.add_parser(
         "doctor", help="check this machine, and a config, and say what to fix"
     )
@@ -128,8 +130,8 @@ def _run(args: argparse.Namespace) -> int:
     store = open_store(config.storage.uri)
     reporter = Reporter()
     wanted = _wanted(config, args)
+    store.preflight(writing=not args.dry_run)
     if not args.dry_run:
-        store.preflight()
         reporter.info(f"{config.name}: artifacts in {store.uri}")
     outcomes = run_steps(config, store, wanted, reporter, args.dry_run)
     if args.dry_run:

@@ -18,7 +18,7 @@ LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv"
 
 @dataclass
 class Storage:
-    """Where artifacts live: a folder."""
+    """Where artifacts live: a folder, or s3://bucket/prefix (endpoint and keys: AWS_...)."""
 
     uri: str = "outputs/kdscale"
 

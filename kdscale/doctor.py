@@ -45,13 +45,12 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
     out the start of Ray, which takes some seconds.
     """
     cluster = config.cluster if config else Cluster()
-    folder = Path(config.storage.uri.removeprefix("file://") if config else ".")
     looks: dict[str, Callable[[], Check]] = {
         "python": check_python,
         "packages": check_packages,
         "compute": lambda: check_compute(cluster),
         "memory": check_memory,
-        "disk": lambda: check_disk(folder),
+        "disk": lambda: check_disk(config),
         "deepspeed": lambda: check_deepspeed(cluster),
     }
     if ray:
@@ -67,6 +66,8 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
     for name, look in looks.items():
         try:
             check = look()
+        except KdscaleError as error:
+            check = Check(name, "problem", str(error), "mend the config")
         except Exception as error:  # a broken package fails in its own way; go on to the rest
             check = Check(name, "problem", _first_line(error), REINSTALL)
         checks.append(check)
@@ -152,11 +153,13 @@ def check_memory() -> Check:
     )  # fmt: skip
 
 
-def check_disk(folder: Path) -> Check:
+def check_disk(config: Config | None) -> Check:
     """Free space where artifacts will be written; the folder need not exist yet."""
     import psutil
 
-    folder = folder.expanduser().resolve()
+    from kdscale.store import open_store
+
+    folder = open_store(config.storage.uri).disk if config else Path.cwd()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     free = psutil.disk_usage(str(existing)).free / GIB
     detail = f"{free:.1f} GiB free at {existing}"
@@ -164,7 +167,7 @@ def check_disk(folder: Path) -> Check:
         return Check("disk", "ok", detail)
     return Check(
         "disk", "problem" if free < 1 else "warning", f"{detail}, {DISK_GIB:.0f} are wanted",
-        "free some, or set storage.uri to another disk",
+        "free some, or set storage.uri (with s3://, KDSCALE_CACHE) to another disk",
     )  # fmt: skip
 
 
@@ -214,7 +217,7 @@ def check_store(config: Config) -> Check:
         store.preflight()
         return f"{store.uri} can be written to"
 
-    return _attempt("store", "set storage.uri to a folder that you may write to", look)
+    return _attempt("store", "set storage.uri to a folder or bucket that you may write to", look)
 
 
 def check_source(config: Config) -> Check:

@@ -14,7 +14,7 @@ from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 from kdscale.stages.context import StageContext
 from kdscale.steps import Step, build_steps
-from kdscale.store import Artifact, LocalStore
+from kdscale.store import Artifact, Store
 from kdscale.store.artifact import build_manifest, list_files, sha256_json
 
 FORMAT_VERSION = 1  # raise it when a stage's output changes for equal input: old keys expire
@@ -32,7 +32,7 @@ class Outcome:
 
 def run_steps(
     config: Config,
-    store: LocalStore,
+    store: Store,
     wanted: list[str] | None,
     reporter: Reporter,
     dry_run: bool = False,
@@ -53,7 +53,7 @@ def run_steps(
         if found is not None:
             outcomes[step.name] = Outcome(step, "cached", found)
             if not dry_run:
-                reporter.info(f"{step.name}: up to date ({found.path})")
+                reporter.info(f"{step.name}: up to date ({found.uri})")
         elif dry_run:
             outcomes[step.name] = Outcome(step, "would run", None)
         else:
@@ -98,7 +98,7 @@ def step_key(step: Step, matters: dict[str, Any], inputs: dict[str, Artifact]) -
 
 def _run_step(
     config: Config,
-    store: LocalStore,
+    store: Store,
     step: Step,
     matters: dict[str, Any],
     key: str,
@@ -107,10 +107,10 @@ def _run_step(
 ) -> Outcome:
     reporter.info(f"{step.name}: {step.stage}")
     began = time.monotonic()
+    workspace = store.workspace(step.kind, key)
     try:
         with store.staging(step.kind, key) as out:
-            workdir = store.workdir(step.kind, key)
-            context = StageContext(config, inputs, out, workdir, reporter, step.params)
+            context = StageContext(config, inputs, out, workspace, reporter, step.params)
             facts = step.load()(context)
             seconds = time.monotonic() - began
             manifest = build_manifest(
@@ -127,15 +127,16 @@ def _run_step(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise KdscaleError(
-                f"{step.name}: no space left below {store.root}; free some, or set storage.uri "
-                "to another disk, and run again: finished stages are kept"
+                f"{step.name}: no space left below {store.disk}; free some, or set storage.uri "
+                "(with s3://, KDSCALE_CACHE) to another disk, and run again: finished stages are "
+                "kept"
             ) from None
         raise
     if not first:
         reporter.warn(f"{step.name}: another process committed {key} first; theirs is used")
-    store.clear_workdir(step.kind, key)
+    workspace.clear()
     artifact = store.find(step.kind, key)
-    reporter.info(f"  {seconds:.0f} s, written to {artifact.path}")
+    reporter.info(f"  {seconds:.0f} s, written to {artifact.uri}")
     return Outcome(step, "done", artifact, seconds)
 
 

@@ -7,24 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 LINE_EVERY_S = 15.0
 
 
 class Task:
-    """One bar. `note` is a short text behind it (a loss, a rate)."""
+    """One bar. `note` is a short text behind it (a loss, a rate). in_bytes: it counts bytes."""
 
-    def __init__(self, reporter: Reporter, description: str, total: int | None):
+    def __init__(
+        self, reporter: Reporter, description: str, total: int | None, in_bytes: bool = False
+    ):
         self._reporter = reporter
         self._description = description
+        self._in_bytes = in_bytes
         self.total = total
         self.completed = 0
         self.note = ""
@@ -32,10 +38,13 @@ class Task:
         self._bar: Progress | None = None
         self._id = None
         if reporter.console.is_terminal:
+            amount = (
+                [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]
+            )
             self._bar = Progress(
                 TextColumn("  {task.description}"),
                 BarColumn(bar_width=30),
-                MofNCompleteColumn(),
+                *amount,
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("[dim]{task.fields[note]}"),
@@ -53,10 +62,11 @@ class Task:
             self._bar.update(self._id, completed=completed, total=self.total, note=self.note)
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            of = f"/{self.total}" if self.total is not None else ""
+            shown = decimal if self._in_bytes else str
+            done = f"{shown(completed)}/{shown(self.total)}" if self.total else shown(completed)
             seconds = time.monotonic() - self._started
             self._reporter.info(
-                f"  {self._description}: {completed}{of}, {seconds:.0f} s {self.note}".rstrip()
+                f"  {self._description}: {done}, {seconds:.0f} s {self.note}".rstrip()
             )
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -80,8 +90,10 @@ class Reporter:
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
     @contextmanager
-    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
-        task = Task(self, description, total)
+    def task(
+        self, description: str, total: int | None = None, in_bytes: bool = False
+    ) -> Iterator[Task]:
+        task = Task(self, description, total, in_bytes)
         try:
             yield task
         finally:

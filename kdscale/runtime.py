@@ -62,6 +62,8 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
                 ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
             else:
                 ray.init(
+                    # "local": else Ray would join any cluster that was started on this machine.
+                    address="local",
                     num_cpus=os.cpu_count(),
                     include_dashboard=False,
                     logging_level=logging.ERROR,

@@ -1,7 +1,9 @@
 """Helpers that tests of several folders share are importable by name."""
 
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +13,36 @@ for folder in (HERE, HERE / "models", HERE / "evaluation", HERE / "data"):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """The Ray session that the stages of a test run share; started once, it takes seconds."""
+def s3_server(tmp_path_factory):
+    """A real S3 server, started once: .endpoint, .bucket, .secrets; the AWS_ settings are set."""
+    folder = tmp_path_factory.mktemp("object-store")
+    command = [sys.executable, HERE.parent / "scripts" / "object-store", "--dir", folder]
+    server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    settings = {}
+    for line in server.stdout:
+        if not line.startswith("export "):
+            break
+        name, _, value = line.removeprefix("export ").strip().partition("=")
+        settings[name] = value
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        environment.setenv("KDSCALE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield SimpleNamespace(
+            endpoint=settings["AWS_ENDPOINT_URL"],
+            bucket="kdscale",
+            secrets=[settings["AWS_ACCESS_KEY_ID"], settings["AWS_SECRET_ACCESS_KEY"]],
+        )
+    server.terminate()
+    server.wait(60)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server):
+    """The Ray session that the stages of a test run share; started once, it takes seconds.
+
+    After the object store, so that workers inherit the settings of it.
+    """
     from kdscale.config import Cluster
     from kdscale.runtime import ray_session
 

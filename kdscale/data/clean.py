@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ import pyarrow as pa
 from kdscale.data.lines import NOT_UTF8
 from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
+from kdscale.store import Workspace
+
+REJECTED = "rejected"  # the piece of a workspace that keeps refused lines
 
 EMPTY_TEXT = "empty text"
 DUPLICATE_ID = "duplicate id (the first stays)"
@@ -113,17 +117,19 @@ class RejectLog:
         # ASCII, its escapes can hold a text that is not UTF-8.
         self._handle.write(json.dumps(asdict(reject)) + "\n")
 
-    def check(self, kind: str, keep: Path) -> None:
+    def check(self, kind: str, keep: Workspace) -> None:
         """Raise KdscaleError if too many lines of a kind were refused; the file of refused lines
-        is then copied to the folder `keep`, which outlives the failed stage."""
+        is then kept as a piece of the workspace, which outlives the failed stage."""
         reasons = self._reasons.get(kind, Counter())
         refused, read = reasons.total(), self._lines_read[kind]
         if refused <= self._max_fraction * read:
             return
         self._handle.flush()
-        keep.mkdir(parents=True, exist_ok=True)
-        copy = keep / self._path.name
-        shutil.copyfile(self._path, copy)
+        keep.remove(REJECTED)  # of an earlier run
+        with tempfile.TemporaryDirectory() as alone:
+            shutil.copy2(self._path, alone)
+            keep.publish(Path(alone), REJECTED)
+        copy = keep.fetch(REJECTED) / self._path.name
         reason, count = min(reasons.items(), key=lambda item: (-item[1], item[0]))
         raise KdscaleError(
             f"{refused} of {read} lines of {kind} were refused, most often ({count}): {reason}; "

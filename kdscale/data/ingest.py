@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +28,7 @@ from kdscale.data.readers.base import ParallelReader
 from kdscale.data.readers.files import check_file
 from kdscale.data.schema import PASSAGES
 from kdscale.progress import Task
+from kdscale.store import Workspace
 
 EXTRA_TEXT = "prepare.extra_text"
 UNITS_PER_BLOCK = 256  # half a second of parsing: smaller blocks cost Ray more than they save
@@ -142,7 +142,7 @@ def ingest_negatives(
 
 
 def ingest_extra_text(
-    paths: list[str], log: RejectLog, max_chars: int, keep: Path
+    paths: list[str], log: RejectLog, max_chars: int, keep: Workspace
 ) -> Iterator[tuple[str]]:
     """The cleaned "text" of each line of jsonl[.gz] files, for the language model alone."""
     for path in paths:

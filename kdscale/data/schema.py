@@ -18,6 +18,7 @@ PAIRS = pa.schema(
         ("rank", pa.int32()),  # BM25 rank, from 1; 0 where the passage was not a candidate
     ]
 )
+PAIR_SCORES = pa.schema([("pair_id", pa.int64()), ("score", pa.float32())])
 SCORES = pa.schema(
     [
         ("pair_id", pa.int64()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -19,6 +18,7 @@ from kdscale.data.queries import (
 )
 from kdscale.data.readers.base import Reader
 from kdscale.data.schema import QRELS, QUERIES
+from kdscale.store import Workspace
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def read_query_sets(
     seed: int,
     log: RejectLog,
     passages: dict[str, int],
-    keep: Path,
+    keep: Workspace,
 ) -> list[QuerySet]:
     """Every query set of a source. Raises KdscaleError where too many lines are refused (the
-    refused lines are then kept in the folder `keep`), or a split is left without queries."""
+    refused lines then stay in `keep`), or a split is left without queries."""
     names = reader.splits()
     check_splits(names, prepare.split, prepare.max_queries)
     return [_read_query_set(reader, name, prepare, seed, log, passages, keep) for name in names]
@@ -75,7 +75,7 @@ def _read_query_set(
     seed: int,
     log: RejectLog,
     passages: dict[str, int],
-    keep: Path,
+    keep: Workspace,
 ) -> QuerySet:
     kind = f"queries/{name}"
     known, cut = ingest_queries(reader.queries(name), kind, log, prepare.max_chars)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store import open_store
-from kdscale.store.artifact import MANIFEST, parse_manifest
+from kdscale.store import open_store, split_artifact
+from kdscale.store.artifact import MANIFEST, parse_manifest, verify_files
 
 EVALUATIONS = "evaluations"
 SYSTEMS = "systems.json"
@@ -31,24 +31,32 @@ def load_results(uri: str) -> list[dict[str, Any]]:
 
 def load_systems(uri: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """systems.json of the evaluation that `load_results` takes, and its `evaluate` settings."""
-    directory = _find(uri)
-    manifest_path = directory / MANIFEST
-    manifest = parse_manifest(manifest_path.read_bytes(), str(manifest_path))
+    directory, manifest = _find(uri)
     systems = json.loads((directory / SYSTEMS).read_text(encoding="utf-8"))
     return systems, manifest["config"]["evaluate"]
 
 
-def _find(uri: str) -> Path:
-    store = open_store(uri)
-    if (store.root / SYSTEMS).is_file() and (store.root / MANIFEST).is_file():
-        return store.root
-    evaluations = store.list(EVALUATIONS)
-    if not evaluations:
+def _find(uri: str) -> tuple[Path, dict[str, Any]]:
+    """A directory with the evaluation's files, every digest checked, and its manifest."""
+    pulled = Path(uri).expanduser()
+    if (pulled / SYSTEMS).is_file() and (pulled / MANIFEST).is_file():
+        manifest = parse_manifest((pulled / MANIFEST).read_bytes(), str(pulled / MANIFEST))
+        verify_files(pulled, manifest)
+        return pulled, manifest
+    if uri.rstrip("/").split("/")[-2:-1] == [EVALUATIONS]:
+        store, kind, key = split_artifact(uri)
+        store.preflight(writing=False)
+        evaluation = store.find(kind, key)
+    else:
+        store = open_store(uri)
+        store.preflight(writing=False)
+        evaluation = next(iter(store.list(EVALUATIONS)), None)
+    if evaluation is None:
         raise KdscaleError(
-            f"no evaluation in {store.root}; make one with: kdscale evaluate CONFIG (or give the "
-            "folder that storage.uri of the config names)"
+            f"no evaluation in {uri}; make one with: kdscale evaluate CONFIG (or give what "
+            "storage.uri of the config names)"
         )
-    return evaluations[0].path
+    return evaluation.path, evaluation.manifest
 
 
 def _row(system: dict[str, Any], primary: str) -> dict[str, Any]:

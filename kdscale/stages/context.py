@@ -9,7 +9,7 @@ from typing import Any
 
 from kdscale.config import Config
 from kdscale.progress import Reporter
-from kdscale.store import Artifact
+from kdscale.store import Artifact, Workspace
 
 
 @dataclass
@@ -17,13 +17,13 @@ class StageContext:
     """One run of one stage: it reads `inputs`, writes below `out`, and returns its facts.
 
     `out` is staged: the pipeline commits it when the stage returns and removes it when it raises.
-    `workdir` outlives a failed run, for what can be resumed.
+    `workspace` outlives a failed run, for what can be resumed.
     """
 
     config: Config
     inputs: dict[str, Artifact]
     out: Path
-    workdir: Path
+    workspace: Workspace
     reporter: Reporter
     params: dict[str, Any] = field(default_factory=dict)  # what tells steps of one stage apart
 

@@ -14,7 +14,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     job = TrainingJob(
         task="lm",
         settings={
-            "tokens": str(ctx.inputs["tokens"].path),
+            "tokens": ctx.inputs["tokens"].ref(),
             "model": teacher.model,
             "revision": teacher.revision,
             "student": ctx.params["student"],
@@ -25,7 +25,6 @@ def run(ctx: StageContext) -> dict[str, Any]:
         train=lm.train,
         losses=lm.losses,
         seed=ctx.config.seed,
-        out=str(ctx.out),
-        workdir=str(ctx.workdir),
     )
-    return run_job(job, ctx.config.cluster, ctx.reporter, f"lm {ctx.params['student']['name']}")
+    title = f"lm {ctx.params['student']['name']}"
+    return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, title)

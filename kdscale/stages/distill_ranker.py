@@ -21,16 +21,16 @@ def run(ctx: StageContext) -> dict[str, Any]:
     ranker, teacher = ctx.config.ranker, ctx.config.teacher
     shape, strategy = ctx.params["student"], ctx.params["strategy"]
     if "lm" in ctx.inputs:
-        init = {"lm": str(ctx.inputs["lm"].path)}
+        init = {"lm": ctx.inputs["lm"].ref()}
     else:
         init = {"shape": shape, "like": teacher.model, "revision": teacher.revision}
     scores = ctx.inputs.get("scores")
     job = TrainingJob(
         task="ranker",
         settings={
-            "dataset": str(ctx.inputs["dataset"].path),
-            "tokens": str(ctx.inputs["tokens"].path),
-            "scores": str(scores.path) if scores else None,
+            "dataset": ctx.inputs["dataset"].ref(),
+            "tokens": ctx.inputs["tokens"].ref(),
+            "scores": scores.ref() if scores else None,
             "group_size": ranker.group_size,
             "max_queries": ranker.max_queries,
             "temperature": ranker.temperature,
@@ -39,7 +39,6 @@ def run(ctx: StageContext) -> dict[str, Any]:
         train=ranker.train,
         losses=ctx.params["losses"],
         seed=ctx.config.seed,
-        out=str(ctx.out),
-        workdir=str(ctx.workdir),
     )
-    return run_job(job, ctx.config.cluster, ctx.reporter, f"{strategy} {shape['name']}")
+    title = f"{strategy} {shape['name']}"
+    return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, title)

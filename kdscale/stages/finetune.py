@@ -13,8 +13,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     job = TrainingJob(
         task="ranker",
         settings={
-            "dataset": str(ctx.inputs["dataset"].path),
-            "tokens": str(ctx.inputs["tokens"].path),
+            "dataset": ctx.inputs["dataset"].ref(),
+            "tokens": ctx.inputs["tokens"].ref(),
             "scores": None,
             "group_size": teacher.group_size,
             "max_queries": teacher.max_queries,
@@ -24,7 +24,5 @@ def run(ctx: StageContext) -> dict[str, Any]:
         train=teacher.train,
         losses=teacher.losses,
         seed=ctx.config.seed,
-        out=str(ctx.out),
-        workdir=str(ctx.workdir),
     )
-    return run_job(job, ctx.config.cluster, ctx.reporter, "teacher")
+    return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, "teacher")

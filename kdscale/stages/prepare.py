@@ -60,7 +60,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
     """Passages, queries, qrels, candidates and training pairs as Parquet.
 
     Raises KdscaleError for a source that cannot be used: too many refused lines (a copy of them
-    stays in the working directory), no passages, a split without queries, splits that do not fit.
+    stays in the workspace), no passages, a split without queries, splits that do not fit.
     """
     prepare = ctx.config.prepare
     reader = open_reader(ctx.config.source)
@@ -73,12 +73,12 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
                 parse_in_parallel(reader, task)
         with ctx.reporter.task("reading and cleaning passages") as task:
             passages, cut = ingest_passages(reader.passages(), log, prepare.max_chars, task)
-        log.check("passages", ctx.workdir)
+        log.check("passages", ctx.workspace)
         if not passages.num_rows:
             raise KdscaleError("the source has no passages; check the files that `source` names")
         write_shards(ctx.out / "passages", passages, PASSAGES, prepare.shards)
         rows = {pid: row for row, pid in enumerate(passages["pid"].to_pylist())}
-        sets = read_query_sets(reader, prepare, ctx.config.seed, log, rows, ctx.workdir)
+        sets = read_query_sets(reader, prepare, ctx.config.seed, log, rows, ctx.workspace)
         splits = [split for query_set in sets for split in query_set.splits]
         for split in splits:
             write_table(
@@ -194,7 +194,7 @@ def _tokenise_extra(ctx: StageContext, tokenizer_json: str) -> list[pa.Array]:
         RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
         ctx.reporter.task("tokenising prepare.extra_text") as task,
     ):
-        rows = ingest_extra_text(prepare.extra_text, log, prepare.max_chars, ctx.workdir)
+        rows = ingest_extra_text(prepare.extra_text, log, prepare.max_chars, ctx.workspace)
         return tokenise_tables(in_blocks(rows, TEXT, text=0), tokenizer_json, task)["ids"].chunks
 
 
@@ -220,7 +220,7 @@ def _candidates(
             wanted = [qid for split in query_set.splits for qid in split.texts]
             known, deepest = query_set.known, max(depths.values())
             found = source_candidates(own, kind, log, known, wanted, rows, deepest)
-            log.check(kind, ctx.workdir)
+            log.check(kind, ctx.workspace)
         for split in query_set.splits:
             depth = depths[split.name]
             if own is not None:
@@ -259,7 +259,7 @@ def _given_negatives(
     negatives = ingest_negatives(
         items, log, known, split.judgments, rows, prepare.min_grade, prepare.negatives
     )
-    log.check("negatives", ctx.workdir)
+    log.check("negatives", ctx.workspace)
     return negatives
 
 

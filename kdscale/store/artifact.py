@@ -4,32 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdscale.errors import KdscaleError
 
 MANIFEST = "manifest.json"
+PARTS = ".parts"  # below a directory that is being fetched: files not yet whole
 SCHEMA_VERSION = 1
+# Every kind of artifact there is, in the order in which they are made.
+KINDS = (
+    "datasets",
+    "tokens",
+    "teachers",
+    "scores",
+    "lms",
+    "students",
+    "evaluations",
+    "reports",
+)
+
+# What a kind, a key or a piece may be called: nothing that could be taken for a path.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A committed artifact.
 
-    `path` is a local directory with its files (for a local store the artifact itself).
     `digest` covers kind, config, inputs and every file: equal digests mean equal artifacts.
+    `materialise` gives `path`; a store makes it, so that a manifest can be read without the files.
     """
 
     kind: str
     key: str
     manifest: dict[str, Any]
-    path: Path
+    store_uri: str
+    materialise: Callable[[], Path] = field(repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """A local directory with the files, every digest checked; to be read only.
+
+        Raises KdscaleError where a file is gone or is not what the manifest says.
+        """
+        return self.materialise()
 
     @property
     def name(self) -> str:
         return f"{self.kind}/{self.key}"
+
+    @property
+    def uri(self) -> str:
+        return f"{self.store_uri}/{self.name}"
+
+    def ref(self) -> dict[str, str]:
+        """What another process, on any node, finds it by (`kdscale.store.locate`); plain JSON."""
+        return {
+            "uri": self.store_uri,
+            "kind": self.kind,
+            "key": self.key,
+            "digest": self.digest,
+        }
 
     @property
     def digest(self) -> str:
@@ -43,6 +83,10 @@ class Artifact:
     @property
     def bytes(self) -> int:
         return sum(f["bytes"] for f in self.manifest["files"])
+
+
+def newest_first(artifacts: list[Artifact]) -> list[Artifact]:
+    return sorted(artifacts, key=lambda a: (a.manifest["created"], a.key), reverse=True)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -110,25 +154,69 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         identity = {
             k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")
         }
-        files = [(f["path"], int(f["bytes"]), str(f["sha256"])) for f in manifest["files"]]
-        facts_ok = isinstance(manifest["facts"], dict)
-        digest = manifest["digest"]
-    except (ValueError, KeyError, TypeError) as error:
+        well_formed = (
+            isinstance(manifest["facts"], dict)
+            and isinstance(manifest["config"], dict)
+            and isinstance(manifest["created"], str)
+            and all(
+                isinstance(entry["name"], str) and isinstance(entry["digest"], str)
+                for entry in manifest["inputs"].values()
+            )
+        )
+        unchanged = sha256_json(identity) == manifest["digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise KdscaleError(
-            f"{where} is not a kdscale manifest ({error!r}); remove that artifact and run again"
+            f"{where} is not a kdscale manifest ({type(error).__name__}); remove that artifact "
+            "and run again"
         ) from None
-    if not facts_ok or sha256_json(identity) != digest:
+    if not well_formed or not unchanged:
         raise KdscaleError(f"{where} was changed after it was written; remove it and run again")
     if manifest["schema"] != SCHEMA_VERSION:
         raise KdscaleError(
             f"{where} has format {manifest['schema']}, this kdscale reads {SCHEMA_VERSION}; "
             "use the release that wrote it, or run again into another folder"
         )
-    for path, _, _ in files:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in path:
-            raise KdscaleError(f"{where} names a file outside its artifact: {path!r}; refused")
+    check_files(manifest["files"], where)
     return manifest
+
+
+def check_files(files: Any, where: str) -> None:
+    """Raise KdscaleError for a list of files that `list_files` cannot have written.
+
+    No path leads outside its directory, however it is spelt; none is there twice, or is the
+    folder of another, so that what is written below a directory is what the list says.
+    """
+    try:
+        well_formed = all(
+            type(f["bytes"]) is int and f["bytes"] >= 0 and _SHA256.fullmatch(f["sha256"])
+            for f in files
+        )
+        paths = [f["path"] for f in files]
+    except (KeyError, TypeError):
+        well_formed = False
+    if not well_formed:
+        raise KdscaleError(f"{where} has a list of files that is none; remove it and run again")
+    for path in paths:
+        if not _is_inside(path):
+            raise KdscaleError(f"{where} names a file outside its artifact: {path!r}; refused")
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    if len(set(paths)) < len(paths) or folders & set(paths):
+        raise KdscaleError(f"{where} names a file twice, or as a folder; refused")
+
+
+def _is_inside(path: Any) -> bool:
+    """Whether it is a plain relative path, spelt the one way that `list_files` spells it."""
+    if not isinstance(path, str) or not path.isprintable() or "\\" in path:
+        return False
+    pure = PurePosixPath(path)
+    return (
+        pure.as_posix() == path
+        and not pure.is_absolute()
+        and bool(pure.parts)
+        and ".." not in pure.parts
+        and pure.parts[0].casefold() not in (MANIFEST, PARTS)
+        and all(len(part.encode()) <= 255 for part in pure.parts)
+    )
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:

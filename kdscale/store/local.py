@@ -13,12 +13,22 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST, Artifact, parse_manifest, verify_files
+from kdscale.store.artifact import (
+    KINDS,
+    MANIFEST,
+    Artifact,
+    newest_first,
+    parse_manifest,
+    verify_files,
+)
+from kdscale.store.fetch import Advance, Fetch, fetch_files, fetch_from
+from kdscale.store.protocol import Holding
+from kdscale.store.workspace import LocalWorkspace
 
 STALE_AFTER_S = 24 * 3600
 
@@ -29,10 +39,13 @@ class LocalStore:
     def __init__(self, root: Path):
         self.root = root.resolve()
         self.uri = str(self.root)
-        self._verified: set[str] = set()
+        self.disk = self.root
+        self._verified: set[tuple[str, str, str]] = set()
 
-    def preflight(self) -> None:
-        """Write, read and delete a file, so that a bad folder fails before any work is done."""
+    def preflight(self, writing: bool = True) -> None:
+        """Write and delete a file, so that a bad folder fails before any work is done."""
+        if not writing:
+            return
         probe = self.root / ".staging" / f"preflight-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
@@ -52,19 +65,29 @@ class LocalStore:
             data = (directory / MANIFEST).read_bytes()
         except FileNotFoundError:
             return None
-        manifest = parse_manifest(data, str(directory / MANIFEST))
-        if manifest["digest"] not in self._verified:
-            verify_files(directory, manifest)
-            self._verified.add(manifest["digest"])
-        return Artifact(kind, key, manifest, directory)
+        artifact = self._artifact(kind, key, data)
+        artifact.materialise()
+        return artifact
 
     def list(self, kind: str) -> list[Artifact]:
-        """Every committed artifact of a kind, newest first; files are not checked."""
-        artifacts = []
-        for path in (self.root / kind).glob(f"*/{MANIFEST}"):
-            manifest = parse_manifest(path.read_bytes(), str(path))
-            artifacts.append(Artifact(kind, path.parent.name, manifest, path.parent))
-        return sorted(artifacts, key=lambda a: (a.manifest["created"], a.key), reverse=True)
+        """Every committed artifact of a kind, newest first; files are checked on use."""
+        artifacts = [
+            self._artifact(kind, path.parent.name, path.read_bytes())
+            for path in (self.root / kind).glob(f"*/{MANIFEST}")
+        ]
+        return newest_first(artifacts)
+
+    def _artifact(self, kind: str, key: str, data: bytes) -> Artifact:
+        directory = self.root / kind / key
+        manifest = parse_manifest(data, str(directory / MANIFEST))
+
+        def materialise() -> Path:
+            if (kind, key, manifest["digest"]) not in self._verified:
+                verify_files(directory, manifest)
+                self._verified.add((kind, key, manifest["digest"]))
+            return directory
+
+        return Artifact(kind, key, manifest, self.uri, materialise)
 
     @contextmanager
     def staging(self, kind: str, key: str) -> Iterator[Path]:
@@ -90,17 +113,64 @@ class LocalStore:
             if (target / MANIFEST).is_file():
                 return False
             raise
-        self._verified.add(manifest["digest"])
+        self._verified.add((kind, key, manifest["digest"]))
         return True
 
-    def workdir(self, kind: str, key: str) -> Path:
-        """A directory that outlives a failed run of this artifact: checkpoints, partial work."""
-        directory = self.root / ".work" / kind / key
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
+    def workspace(self, kind: str, key: str) -> LocalWorkspace:
+        """What outlives a failed run of this artifact: checkpoints, partial work."""
+        return LocalWorkspace(self.root / ".work" / kind / key)
 
-    def clear_workdir(self, kind: str, key: str) -> None:
-        shutil.rmtree(self.root / ".work" / kind / key, ignore_errors=True)
+    def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
+        """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
+        return nullcontext(fetch_from(self.root / artifact.kind / artifact.key))
+
+    def add(
+        self, directory: Path, kind: str, key: str, manifest: dict[str, Any], advance: Advance
+    ) -> bool:
+        """Make a copy of a directory's listed files the artifact. False: another is there.
+
+        Its place in staging is the same for equal artifacts, so a stopped call is gone on with.
+        """
+        staged = self.root / ".staging" / f"add-{kind}-{key}-{manifest['digest'][:12]}"
+        files, fetch = manifest["files"], fetch_from(directory)
+        fetch_files(files, staged, fetch, str(directory), advance)
+        first = self.commit(staged, kind, key, manifest)
+        shutil.rmtree(staged, ignore_errors=True)
+        return first
+
+    def holdings(self) -> list[Holding]:
+        """Everything below the folder that is ours; what is not is left out."""
+        sorts = (
+            *((f"{kind}/*/{MANIFEST}", "artifact") for kind in KINDS),
+            (".staging/*", "half"),
+            (".work/*/*", "work"),
+        )
+        found = [(p, sort) for pattern, sort in sorts for p in sorted(self.root.glob(pattern))]
+        return [self._holding(path, sort) for path, sort in found]
+
+    def _holding(self, path: Path, sort: str) -> Holding:
+        """path: a directory, or the manifest in it, which alone dates an artifact."""
+        directory = path.parent if sort == "artifact" else path
+        files = [p for p in directory.rglob("*") if p.is_file()]
+        dated = [path] if sort == "artifact" else [path, *files]
+        return Holding(
+            sort,
+            directory.relative_to(self.root).as_posix(),
+            sum(p.stat().st_size for p in files),
+            max(p.stat().st_mtime for p in dated),
+        )
+
+    def discard(self, holding: Holding) -> None:
+        """Remove it; it is gone at once, by a rename, its files after that."""
+        gone = self.root / ".staging" / f"gone-{uuid.uuid4().hex}"
+        gone.parent.mkdir(exist_ok=True)
+        try:
+            os.rename(self.root / holding.name, gone)
+        except OSError as error:
+            raise KdscaleError(
+                f"cannot remove {self.root / holding.name} ({error.strerror}); see who owns it"
+            ) from None
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _sweep_stale(self) -> None:
         """Remove what a killed process left in staging a day ago or earlier."""

@@ -1,66 +1,119 @@
-"""Checkpoints of a training run: safetensors and JSON, committed by one rename.
+"""Checkpoints of a training run: pieces `step-N` of its workspace, safetensors and JSON only.
 
-A checkpoint holds the trainable module, the optimizer's moments and the step. The learning rate,
-the batch order and the random numbers of a step are functions of (seed, step), so nothing else is
-needed to go on exactly where a run stopped, on any number of workers.
+A checkpoint holds the trainable module, the optimizer's moments, the step and the log so far. The
+learning rate, the batch order and the random numbers of a step are functions of (seed, step), so
+nothing else is needed to go on exactly where a run stopped, on any number of workers, with any
+engine and ZeRO stage. Nothing is ever unpickled: only the files named here are opened, and each
+with a reader that cannot run what it reads.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from kdscale.store import DamagedError, Workspace
 from kdscale.training.engines import Engine
 
 KEEP = 2
+PREFIX = "step-"
+MODULE, OPTIMIZER, STATE = "module.safetensors", "optimizer.safetensors", "state.json"
+METRICS = "metrics.jsonl"
 
 
-def save(directory: Path, step: int, module: nn.Module, engine: Engine) -> None:
-    """Write `step-N` below `directory` and keep the newest two. Rank 0 only."""
-    target = directory / f"step-{step:09d}"
-    staged = directory / f".{target.name}.part"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    # Clones, since safetensors refuses tensors that share memory (tied weights).
-    save_file(
-        {k: v.detach().cpu().clone() for k, v in module.state_dict().items()},
-        staged / "module.safetensors",
-    )
-    state = {
-        f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone()
-        for index, entry in engine.optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-    save_file(state, staged / "optimizer.safetensors")
-    (staged / "state.json").write_text(json.dumps({"step": step}))
-    shutil.rmtree(target, ignore_errors=True)
-    staged.rename(target)
-    for old in _complete(directory)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+class State(NamedTuple):
+    """What a checkpoint holds beside the log."""
+
+    step: int
+    module: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
 
 
-def newest(directory: Path) -> Path | None:
-    """The newest complete checkpoint, if any: the rename makes a checkpoint complete."""
-    found = _complete(directory)
-    return found[-1] if found else None
+def save(workspace: Workspace, step: int, module: nn.Module, engine: Engine, log: Path) -> None:
+    """Publish the checkpoint of `step` steps done, and keep the newest two.
+
+    Every rank calls it, since with ZeRO each holds a part of the optimizer's state; rank 0 writes.
+    log: the metrics.jsonl of rank 0, with the rows up to this step.
+    """
+    optimizer = engine.optimizer_state()
+    if engine.rank != 0:
+        return
+    with tempfile.TemporaryDirectory(prefix="kdscale-checkpoint-") as name:
+        directory = Path(name)
+        # Clones, since safetensors refuses tensors that share memory (tied weights).
+        weights = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        save_file(weights, directory / MODULE)
+        save_file(optimizer, directory / OPTIMIZER)
+        (directory / STATE).write_text(json.dumps({"step": step}))
+        shutil.copyfile(log, directory / METRICS)
+        workspace.publish(directory, f"{PREFIX}{step:09d}")
+    for old in checkpoints(workspace)[:-KEEP]:
+        workspace.remove(old)
 
 
-def load(path: Path, module: nn.Module, engine: Engine) -> int:
-    """Restore module and optimizer; returns the number of steps already done."""
-    module.load_state_dict(load_file(path / "module.safetensors"))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(path / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    groups = engine.optimizer.state_dict()["param_groups"]
-    engine.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(json.loads((path / "state.json").read_text())["step"])
+def resume(
+    workspace: Workspace,
+    module: nn.Module,
+    engine: Engine,
+    log: Path,
+    say: Callable[[str], None],
+) -> int:
+    """Restore the newest sound checkpoint; returns the steps already done, 0 where there is none.
+
+    Every rank calls it. Rank 0 chooses, so that all go on from the same step, tells of the damaged
+    ones that it passes over, and gets its log back. Raises DamagedError where another rank cannot
+    read what rank 0 could.
+    """
+    found = _newest_sound(workspace, say) if engine.rank == 0 else None
+    step = engine.agree(found[0].step if found else 0)
+    if step == 0:
+        return 0
+    if found is None:
+        found = read(workspace, f"{PREFIX}{step:09d}")
+    state, path = found
+    module.load_state_dict(state.module)
+    engine.load_optimizer_state(state.optimizer)
+    if engine.rank == 0:
+        shutil.copyfile(path / METRICS, log)
+    return step
 
 
-def _complete(directory: Path) -> list[Path]:
-    return sorted(directory.glob("step-*"))
+def checkpoints(workspace: Workspace) -> list[str]:
+    """The complete checkpoints, oldest first."""
+    return [name for name in workspace.names() if name.startswith(PREFIX)]
+
+
+def read(workspace: Workspace, name: str) -> tuple[State, Path]:
+    """A checkpoint and the directory of its files. Raises DamagedError for one that is not sound.
+
+    Digests are checked by the workspace, which does not know what a file should hold.
+    """
+    path = workspace.fetch(name)
+    try:
+        step = json.loads((path / STATE).read_text())["step"]
+        state = State(step, load_file(path / MODULE), load_file(path / OPTIMIZER))
+        if name != f"{PREFIX}{step:09d}" or not (path / METRICS).is_file():
+            raise ValueError(f"not what {name} should hold")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is no checkpoint ({error})") from None
+    return state, path
+
+
+def _newest_sound(workspace: Workspace, say: Callable[[str], None]) -> tuple[State, Path] | None:
+    for name in reversed(checkpoints(workspace)):
+        try:
+            return read(workspace, name)
+        except DamagedError as error:
+            say(f"a damaged checkpoint is passed over: {error}")
+            # Else it would stand in the way of the sound one of this step.
+            workspace.remove(name)
+    return None

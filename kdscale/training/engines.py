@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kdscale.config import Train
+from kdscale.training import optimizer_state
 
 
 class Engine(Protocol):
@@ -32,6 +33,19 @@ class Engine(Protocol):
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over ranks of a small vector."""
+        ...
+
+    def agree(self, value: int) -> int:
+        """Rank 0's value, on every rank."""
+        ...
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """The whole state by parameter name (`kdscale.training.optimizer_state`), on every rank
+        that calls; all must."""
+        ...
+
+    def load_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
+        """The inverse; the module's weights are restored before."""
         ...
 
 
@@ -96,6 +110,15 @@ class TorchEngine:
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
+    def agree(self, value: int) -> int:
+        return value
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        return optimizer_state.take(self._module, self.optimizer)
+
+    def load_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
+        optimizer_state.put(self._module, self.optimizer, state)
+
 
 class DeepSpeedEngine:
     """DeepSpeed over an initialised process group (Ray Train sets it up)."""
@@ -113,8 +136,9 @@ class DeepSpeedEngine:
         self.device = device
         self._zero_stage = train.zero_stage
         self._max_grad_norm = train.max_grad_norm
+        self._module = module.to(device)
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=module.to(device),
+            model=self._module,
             # A torch optimizer is passed in: one named in the config would be compiled.
             optimizer=make_optimizer(module, train),
             config=deepspeed_config(train),
@@ -147,6 +171,23 @@ class DeepSpeedEngine:
             dist.all_reduce(values)
             values /= self.world
         return values
+
+    def agree(self, value: int) -> int:
+        import torch.distributed as dist
+
+        if self.world == 1:
+            return value
+        shared = torch.tensor([value], device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared)
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        take = optimizer_state.take_zero if self._zero_stage else optimizer_state.take
+        return take(self._module, self.optimizer)
+
+    def load_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
+        put = optimizer_state.put_zero if self._zero_stage else optimizer_state.put
+        put(self._module, self.optimizer, state)
 
 
 def deepspeed_config(train: Train) -> dict[str, Any]:

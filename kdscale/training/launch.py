@@ -1,16 +1,22 @@
 """Run a training job: DeepSpeed workers under Ray Train, or plain torch in this process.
 
-A job is a `TrainingJob`: plain data that a worker on any node can rebuild its task from. Its
-paths must be readable from every worker (this machine, or a folder that all nodes mount).
+A job is a `TrainingJob`: plain data that a worker on any node can rebuild its task from. What it
+reads are references to artifacts, and what it makes are pieces of a workspace: a driver, a worker
+or a node that goes takes along only what was not published, and a run whose model was published
+is never repeated.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import tempfile
 import threading
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +25,18 @@ from kdscale.errors import KdscaleError
 from kdscale.placement import Plan
 from kdscale.progress import Reporter
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
+from kdscale.store import DamagedError, Workspace
+from kdscale.store.artifact import MANIFEST
 
-MAX_WORKER_FAILURES = 3
+MAX_WORKER_FAILURES = 3  # a node taken away with a notice does not count
 POLL_S = 1.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingJob:
-    """What to train and where to write.
+    """What to train.
 
-    task: "ranker" or "lm" (`kdscale.training.tasks`); settings: that task's own
-    out: the export directory; workdir: checkpoints and metrics, kept until the stage is done
+    task: "ranker" or "lm" (`kdscale.training.tasks`); settings: that task's own, plain JSON
     """
 
     task: str
@@ -37,41 +44,85 @@ class TrainingJob:
     train: Train
     losses: dict[str, float]
     seed: int
-    out: str
-    workdir: str
 
 
-def run_job(job: TrainingJob, cluster: Cluster, reporter: Reporter, title: str) -> dict[str, Any]:
-    """Train, export below `job.out`, return the facts of the run (steps, seconds, tokens/s)."""
-    with reporter.task(title) as bar:
-
-        def on_log(row: dict[str, Any]) -> None:
-            note = f"loss {row['loss']:.4f}, {row['tokens_per_s']:,.0f} tokens/s"
-            bar.update(row["step"], note, total=row["steps"])
-
-        run = _run_torch if cluster.engine == "torch" else _run_ray
-        facts = run(job, cluster, reporter, on_log)
-    return {**facts, "engine": cluster.engine}
-
-
-def _run_torch(
-    job: TrainingJob, cluster: Cluster, reporter: Reporter, on_log: Callable[[dict], None]
+def run_job(
+    job: TrainingJob,
+    workspace: Workspace,
+    out: Path,
+    cluster: Cluster,
+    reporter: Reporter,
+    title: str,
 ) -> dict[str, Any]:
+    """Train, put the model below `out`, return the facts of the run (steps, seconds, tokens/s).
+
+    A run that was stopped goes on from its last checkpoint.
+    """
+    from kdscale.training.tasks import EXPORT, FACTS
+
+    finished = _finished(workspace, reporter)
+    if finished is None:
+        with reporter.task(title) as bar:
+
+            def on_log(row: dict[str, Any]) -> None:
+                note = f"loss {row['loss']:.4f}, {row['tokens_per_s']:,.0f} tokens/s"
+                bar.update(row["step"], note, total=row["steps"])
+
+            train = _train_here if cluster.engine == "torch" else _train_on_ray
+            train(job, workspace, cluster, reporter, on_log)
+        finished = workspace.fetch(EXPORT)
+    shutil.copytree(
+        finished, out, ignore=shutil.ignore_patterns(MANIFEST, FACTS), dirs_exist_ok=True
+    )
+    return {**json.loads((finished / FACTS).read_text()), "engine": cluster.engine}
+
+
+def _finished(workspace: Workspace, reporter: Reporter) -> Path | None:
+    """The model that an earlier run published before it could be committed, if any."""
+    from kdscale.training.tasks import EXPORT
+
+    if EXPORT not in workspace.names():
+        return None
+    try:
+        return workspace.fetch(EXPORT)
+    except DamagedError as error:
+        reporter.warn(f"{error}; trained again from the last checkpoint")
+        workspace.remove(EXPORT)
+        return None
+
+
+def _train_here(
+    job: TrainingJob,
+    workspace: Workspace,
+    cluster: Cluster,
+    reporter: Reporter,
+    on_log: Callable[[dict], None],
+) -> None:
     import torch
 
     from kdscale.training.engines import TorchEngine
+    from kdscale.training.loop import Hooks
     from kdscale.training.tasks import train_and_export
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return train_and_export(job, lambda m: TorchEngine(m, job.train, device), on_log)
+    hooks = Hooks(on_log, lambda line: reporter.info(f"  {line}"))
+    train_and_export(job, workspace, lambda m: TorchEngine(m, job.train, device), hooks)
 
 
-def _run_ray(
-    job: TrainingJob, cluster: Cluster, reporter: Reporter, on_log: Callable[[dict], None]
-) -> dict[str, Any]:
-    with ray_session(cluster, reporter) as ray:
+def _train_on_ray(
+    job: TrainingJob,
+    workspace: Workspace,
+    cluster: Cluster,
+    reporter: Reporter,
+    on_log: Callable[[dict], None],
+) -> None:
+    with (
+        ray_session(cluster, reporter) as ray,
+        tempfile.TemporaryDirectory(prefix="kdscale-ray-") as scratch,
+    ):
         import ray.train
         from ray.train.torch import TorchTrainer
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         plan = Plan(cluster.workers, 0.0, cluster.gpus_per_worker, cluster.worker_labels)
         plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_worker))
@@ -81,11 +132,17 @@ def _run_ray(
             "cluster.workers or cluster.cpus_per_worker",
             cluster.wait_s,
         )
-        board = ray.remote(num_cpus=0)(_Board).remote()
-        settings = {"job": json.dumps(asdict(job)), "threads": threads_of(plan.cpus)}
+        # On the driver's node: it must not go with a worker's.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={**settings, "board": board},
+            train_loop_config={
+                "job": job,
+                "workspace": workspace,
+                "threads": threads_of(plan.cpus),
+                "board": board,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
                 use_gpu=cluster.gpus_per_worker > 0,
@@ -95,18 +152,31 @@ def _run_ray(
             run_config=ray.train.RunConfig(
                 # A name of its own: Ray silently resumes a run whose name it has seen.
                 name=f"kdscale-{uuid.uuid4().hex[:12]}",
-                storage_path=str(Path(job.workdir, "ray").resolve()),
+                # Only Ray's controller writes here, which runs on this node: a checkpoint is
+                # published to the workspace and never reported to Ray.
+                storage_path=scratch,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_WORKER_FAILURES),
             ),
         )
-        with _polling(ray, board, on_log):
+        with _polling(ray, board, on_log, reporter), _own_sigint():
             try:
                 trainer.fit()
             except ray.train.TrainingFailedError as error:
                 raise KdscaleError(_last_line(error)) from error
-        facts = ray.get(board.facts.remote())
         ray.kill(board)
-    return facts
+
+
+@contextmanager
+def _own_sigint() -> Iterator[None]:
+    """Ray Train takes Ctrl-C to end its run, and would keep it when the run is long over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _resources(cpus: float, gpus: float) -> dict[str, float]:
@@ -119,19 +189,19 @@ def _worker(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from kdscale.training.engines import DeepSpeedEngine
+    from kdscale.training.loop import Hooks
+    from kdscale.training.preemption import Notice
     from kdscale.training.tasks import train_and_export
 
     torch.set_num_threads(settings["threads"])
-    values = json.loads(settings["job"])
-    job = TrainingJob(**{**values, "train": Train(**values["train"])})
-    board = settings["board"]
-    facts = train_and_export(
-        job, lambda m: DeepSpeedEngine(m, job.train, get_device()), board.log.remote
+    job, board = settings["job"], settings["board"]
+    hooks = Hooks(board.log.remote, board.say.remote, Notice())
+    train_and_export(
+        job,
+        settings["workspace"],
+        lambda m: DeepSpeedEngine(m, job.train, get_device()),
+        hooks,
     )
-    if torch.distributed.get_rank() == 0:
-        import ray
-
-        ray.get(board.finish.remote(facts))
 
 
 class _Board:
@@ -139,26 +209,25 @@ class _Board:
 
     def __init__(self) -> None:
         self._row: dict[str, Any] | None = None
-        self._facts: dict[str, Any] = {}
+        self._lines: list[str] = []
 
     def log(self, row: dict[str, Any]) -> None:
         self._row = row
 
-    def latest(self) -> dict[str, Any] | None:
-        return self._row
+    def say(self, line: str) -> None:
+        self._lines.append(line)
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        self._facts = facts
-
-    def facts(self) -> dict[str, Any]:
-        return self._facts
+    def news(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest row, and the lines that were not asked for yet."""
+        lines, self._lines = self._lines, []
+        return self._row, lines
 
 
 class _polling:
-    """Calls `on_log` with the board's newest row while the body runs."""
+    """Shows the board's newest row and lines while the body runs."""
 
-    def __init__(self, ray: Any, board: Any, on_log: Callable[[dict], None]):
-        self._ray, self._board, self._on_log = ray, board, on_log
+    def __init__(self, ray: Any, board: Any, on_log: Callable[[dict], None], reporter: Reporter):
+        self._ray, self._board, self._on_log, self._reporter = ray, board, on_log, reporter
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -170,8 +239,12 @@ class _polling:
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._stop.wait(POLL_S):
-            row = self._ray.get(self._board.latest.remote())
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(POLL_S)  # once more after the end, for the last lines
+            row, lines = self._ray.get(self._board.news.remote())
+            for line in lines:
+                self._reporter.info(f"  {line}")
             if row is not None:
                 self._on_log(row)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,24 @@ from torch import nn
 
 from kdscale.config import Train
 from kdscale.data.batches import BatchOrder, count_micro, rank_share, split_micro
+from kdscale.store import Workspace
 from kdscale.training import checkpoint
 from kdscale.training.engines import Engine
+from kdscale.training.metrics import MetricsLog, batch_digest
 
-OnLog = Callable[[dict[str, Any]], None]
+
+def _no_notice(engine: Engine) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Whom the loop tells, and asks, while it runs."""
+
+    log: Callable[[dict[str, Any]], None]  # a row of the log; rank 0 only
+    say: Callable[[str], None]  # a line for the user; rank 0 only
+    notice: Callable[[Engine], bool] = _no_notice
+    # asked after every step on every rank: is a checkpoint wanted at once? All get one answer.
 
 
 class ItemSource(Protocol):
@@ -49,28 +63,28 @@ def train_loop(
     train: Train,
     weights: dict[str, float],
     seed: int,
-    metrics_path: Path,
-    checkpoints: Path,
-    on_log: OnLog,
+    workspace: Workspace,
+    log: Path,
+    hooks: Hooks,
 ) -> dict[str, Any]:
     """Train `module` (batch -> {term: [B] value an item}); the loss is the weighted sum.
 
-    Goes on from the newest checkpoint below `checkpoints`. Returns steps, seconds and tokens/s.
+    Goes on from the newest sound checkpoint of the workspace. log: where rank 0 keeps its
+    metrics.jsonl. Returns steps, seconds and tokens/s.
     """
     order = BatchOrder(source.lengths, train.batch_size, seed)
     steps = total_steps(train, order.steps_per_epoch)
-    start = 0
-    found = checkpoint.newest(checkpoints)
-    if found is not None:
-        start = checkpoint.load(found, module, engine)
-    writer = _MetricsWriter(metrics_path, start) if engine.rank == 0 else None
+    start = checkpoint.resume(workspace, module, engine, log, hooks.say)
+    writer = MetricsLog(log) if engine.rank == 0 else None
+    if start and engine.rank == 0:
+        hooks.say(f"going on from the checkpoint of step {start} of {steps}")
     module.train()
     began = logged_at = time.monotonic()
     tokens = tokens_since = 0
     waited = 0.0
     sums = torch.zeros(len(weights), device=engine.device)
-    counted = 0
-    for step, micros, waited_s in _prefetched(order, source, train, engine, start, steps):
+    batches: list[str] = []  # digests of those since the last row
+    for step, micros, digest, waited_s in _prefetched(order, source, train, engine, start, steps):
         # Random numbers are a function of the step, so that a resumed run draws the same ones.
         torch.manual_seed(_step_seed(seed, step, engine.rank))
         waited += waited_s
@@ -83,10 +97,13 @@ def train_loop(
             sums += means.detach()
             tokens_since += count
         norm = engine.step(learning_rate(train, step, steps))
-        counted += 1
+        batches.append(digest)
         done = step + 1
-        if done % train.log_every == 0 or done == steps:
-            means = (engine.mean(sums / counted)).tolist()
+        due = bool(train.checkpoint_every) and done % train.checkpoint_every == 0
+        due = done < steps and (due or hooks.notice(engine))
+        # A checkpoint closes the row, so that no half-filled one has to travel with it.
+        if done % train.log_every == 0 or done == steps or due:
+            means = (engine.mean(sums / len(batches))).tolist()
             now = time.monotonic()
             tokens += tokens_since * engine.world
             if writer is not None:
@@ -102,17 +119,19 @@ def train_loop(
                     "tokens_per_s": tokens_since * engine.world / max(1e-9, now - logged_at),
                     "data_wait_s": waited,
                     "elapsed_s": now - began,
+                    "time": time.time(),
+                    "batches": batches,
                 }
                 writer.write(row)
-                on_log(row)
+                hooks.log(row)
             if not np.isfinite(means).all():
                 raise FloatingPointError(f"the loss is not a number at step {done}")
             sums.zero_()
-            counted = tokens_since = 0
+            batches = []
+            tokens_since = 0
             waited, logged_at = 0.0, now
-        due = train.checkpoint_every and done % train.checkpoint_every == 0 and done < steps
-        if due and engine.rank == 0:
-            checkpoint.save(checkpoints, done, module, engine)
+        if due:
+            checkpoint.save(workspace, done, module, engine, log)
     if writer is not None:
         writer.close()
     seconds = time.monotonic() - began
@@ -136,10 +155,11 @@ def _prefetched(
     engine: Engine,
     start: int,
     steps: int,
-) -> Iterator[tuple[int, list[tuple[dict[str, Any], int, int]], float]]:
-    """(step, [(batch, items of ours in it, tokens)], seconds waited), made one step ahead."""
+) -> Iterator[tuple[int, list[tuple[dict[str, Any], int, int]], str, float]]:
+    """(step, [(batch, items of ours in it, tokens)], the digest of all ranks' items, seconds
+    waited), made one step ahead."""
 
-    def make(step: int) -> list[tuple[dict[str, Any], int, int]]:
+    def make(step: int) -> tuple[list[tuple[dict[str, Any], int, int]], str]:
         epoch, items = order.batch(step)
         parts = count_micro(items, source.lengths, train.micro_tokens, engine.world)
         share = rank_share(items, engine.rank, engine.world)
@@ -149,17 +169,17 @@ def _prefetched(
             used = micro if len(micro) else items[:1]
             batch = source.collate(used, epoch)
             made.append((batch, len(micro), int(source.lengths[micro].sum())))
-        return made
+        return made, batch_digest(items)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(make, start) if start < steps else None
         for step in range(start, steps):
             waiting = time.monotonic()
-            micros = ahead.result()
+            micros, digest = ahead.result()
             waited = time.monotonic() - waiting
             if step + 1 < steps:
                 ahead = pool.submit(make, step + 1)
-            yield step, micros, waited
+            yield step, micros, digest, waited
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
@@ -170,30 +190,3 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list):
         return [_to_device(value, device) for value in batch]
     return batch
-
-
-class _MetricsWriter:
-    """metrics.jsonl and TensorBoard events; rows after a resumed step are dropped first."""
-
-    def __init__(self, path: Path, start: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        kept = []
-        if start and path.exists():
-            kept = [r for r in path.read_text().splitlines() if json.loads(r)["step"] <= start]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(row + "\n" for row in kept)
-        self._events = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start or None)
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name in ("loss", "lr", "grad_norm", "tokens_per_s"):
-            self._events.add_scalar(name, row[name], row["step"])
-        for name, value in row["terms"].items():
-            self._events.add_scalar(f"terms/{name}", value, row["step"])
-
-    def close(self) -> None:
-        self._file.close()
-        self._events.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,52 +22,67 @@ from kdscale.models.pretrained import load_encoder
 from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker, ranker_from_lm, save_ranker
 from kdscale.models.students import build_student, spread_layers
+from kdscale.store import Workspace, locate
+from kdscale.training.checkpoint import METRICS
 from kdscale.training.engines import Engine
-from kdscale.training.loop import OnLog, train_loop
+from kdscale.training.loop import Hooks, train_loop
+from kdscale.training.metrics import write_events
 from kdscale.training.modules import LmTraining, RankerTraining
 
 if TYPE_CHECKING:
     from kdscale.training.launch import TrainingJob
 
+EXPORT = "export"  # the piece that a finished run leaves
+FACTS = "facts.json"
 BASIS_BLOCKS = 512  # text from which a narrow student's directions are found
 
 
 def train_and_export(
-    job: TrainingJob, make_engine: Callable[[nn.Module], Engine], on_log: OnLog
-) -> dict[str, Any]:
-    """Build the task, train it, and (rank 0) write the model and its metrics below `job.out`."""
-    tokens = Tokens(Path(job.settings["tokens"]))
+    job: TrainingJob,
+    workspace: Workspace,
+    make_engine: Callable[[nn.Module], Engine],
+    hooks: Hooks,
+) -> None:
+    """Build the task, train it, and (rank 0) publish the piece `export`: the model, the log and
+    the facts of the run."""
+    tokens = Tokens(locate(job.settings["tokens"]))
     build = {"ranker": _ranker_task, "lm": _lm_task}[job.task]
     module, source, export = build(job, tokens)
     engine = make_engine(module)
-    workdir = Path(job.workdir)
-    facts = train_loop(
-        module=module,
-        engine=engine,
-        source=source,
-        train=job.train,
-        weights=job.losses,
-        seed=job.seed,
-        metrics_path=workdir / "metrics.jsonl",
-        checkpoints=workdir / "checkpoints",
-        on_log=on_log,
-    )
-    if engine.rank == 0:
-        out = Path(job.out)
+    with tempfile.TemporaryDirectory(prefix="kdscale-training-") as scratch:
+        log = Path(scratch, METRICS)
+        facts = train_loop(
+            module=module,
+            engine=engine,
+            source=source,
+            train=job.train,
+            weights=job.losses,
+            seed=job.seed,
+            workspace=workspace,
+            log=log,
+            hooks=hooks,
+        )
+        if engine.rank != 0:
+            return
+        out = Path(scratch, EXPORT)
+        out.mkdir()
         export(out)
-        shutil.copy2(workdir / "metrics.jsonl", out / "metrics.jsonl")
-        shutil.copytree(workdir / "tensorboard", out / "tensorboard", dirs_exist_ok=True)
-    facts["pairs_seen"] = facts["items_seen"] * source.pairs_per_item
-    return facts
+        shutil.copyfile(log, out / METRICS)
+        write_events(log, out / "tensorboard")
+        facts["pairs_seen"] = facts["items_seen"] * source.pairs_per_item
+        (out / FACTS).write_text(json.dumps(facts))
+        workspace.publish(out, EXPORT)
 
 
 def _ranker_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Callable]:
     """settings: dataset, tokens, scores (or None), group_size, max_queries, temperature, and
-    init: {"pretrained": name, "revision"} | {"lm": path} | {"shape", "like", "revision"}."""
+    init: {"pretrained": name, "revision"} | {"lm"} | {"shape", "like", "revision"}.
+
+    Artifacts are references."""
     settings = job.settings
-    scores = read_shards(Path(settings["scores"]), SCORES) if settings["scores"] else None
+    scores = read_shards(locate(settings["scores"]), SCORES) if settings["scores"] else None
     source = GroupSource(
-        Dataset(Path(settings["dataset"])),
+        Dataset(locate(settings["dataset"])),
         tokens,
         scores,
         settings["group_size"],
@@ -74,7 +91,7 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Call
     )
     init = settings["init"]
     if "lm" in init:
-        ranker = ranker_from_lm(Path(init["lm"]), job.train.dropout, job.seed)
+        ranker = ranker_from_lm(locate(init["lm"]), job.train.dropout, job.seed)
     elif "shape" in init:
         like = load_encoder(init["like"], init["revision"])
         encoder = build_student(Shape(**init["shape"]), like, "random", job.seed)
@@ -87,7 +104,8 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Call
 
 
 def _lm_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Callable]:
-    """settings: tokens, model, revision, student (shape), init, layer_map, relation_heads."""
+    """settings: tokens (a reference), model, revision, student (shape), init, layer_map,
+    relation_heads."""
     settings = job.settings
     teacher = load_encoder(settings["model"], settings["revision"])
     shape = Shape(**settings["student"])

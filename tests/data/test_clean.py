@@ -6,6 +6,7 @@ import pytest
 from kdscale.data.clean import RejectLog, clean_table, clean_text, fault_of
 from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
+from kdscale.store import LocalWorkspace
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_reject_log_counts_and_writes_each_line(tmp_path):
     with RejectLog(tmp_path / "rejected.jsonl", max_fraction=0.9) as log:
         taken = list(log.accepted("passages", items))
         log.reject("passages", 3, "empty text", "c")
-        log.check("passages", tmp_path / "kept")
+        log.check("passages", LocalWorkspace(tmp_path / "kept"))
     assert taken == [(1, ("a", "x")), (3, ("c", "z"))]
     assert log.counts() == {
         "passages": {"read": 3, "rejected": 2, "reasons": {"empty text": 1, "no tab": 1}}
@@ -71,17 +72,18 @@ def test_too_many_rejects_stop_and_keep_a_copy(tmp_path):
     items = [("a", "x"), Reject("f", 2, "no tab", ""), *[Reject("f", n, "bad", "") for n in (3, 4)]]
     with RejectLog(tmp_path / "out" / "rejected.jsonl", max_fraction=0.5) as log:
         list(log.accepted("qrels/train", items))
-        log.check("passages", tmp_path / "kept")  # another kind is not to blame
+        log.check("passages", LocalWorkspace(tmp_path / "kept"))  # another kind is not to blame
         with pytest.raises(KdscaleError) as error:
-            log.check("qrels/train", tmp_path / "kept")
+            log.check("qrels/train", LocalWorkspace(tmp_path / "kept"))
     message = str(error.value)
+    kept = tmp_path / "kept" / "rejected" / "rejected.jsonl"
     assert "3 of 4 lines of qrels/train" in message and "(2): bad" in message
-    assert str(tmp_path / "kept" / "rejected.jsonl") in message and "\n" not in message
-    assert len((tmp_path / "kept" / "rejected.jsonl").read_text().splitlines()) == 3
+    assert str(kept) in message and "\n" not in message
+    assert len(kept.read_text().splitlines()) == 3
 
 
 def test_exactly_the_allowed_fraction_passes(tmp_path):
     items = [("a", "x"), Reject("f", 2, "no tab", "")]
     with RejectLog(tmp_path / "rejected.jsonl", max_fraction=0.5) as log:
         list(log.accepted("passages", items))
-        log.check("passages", tmp_path)
+        log.check("passages", LocalWorkspace(tmp_path))

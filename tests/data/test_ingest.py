@@ -17,6 +17,7 @@ from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
+from kdscale.store import LocalWorkspace
 
 PASSAGES = {"a": 0, "b": 1, "c": 2}
 
@@ -95,7 +96,7 @@ def test_extra_text(tmp_path, log):
     with gzip.open(zipped, "wb") as handle:
         handle.write(b'{"text": "three"}\n\n{"text": "\xff"}\n{"text": "long text"}\n')
     paths = [str(good), str(zipped)]
-    rows = list(ingest_extra_text(paths, log, max_chars=7, keep=tmp_path))
+    rows = list(ingest_extra_text(paths, log, max_chars=7, keep=LocalWorkspace(tmp_path)))
     assert rows == [("one two",), ("three",), ("long te",)]
     assert reasons(log, str(good)) == {"no text": 4, "empty text": 1}
     assert reasons(log, str(zipped)) == {"not UTF-8": 1}
@@ -107,13 +108,14 @@ def test_extra_text(tmp_path, log):
 def test_extra_text_that_is_missing_or_mostly_malformed(tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("x\n" * 3 + '{"text": "fine"}\n')
+    kept = LocalWorkspace(tmp_path / "kept")
     with RejectLog(tmp_path / "rejected.jsonl", 0.5) as log:
         with pytest.raises(KdscaleError, match=r"3 of 4 lines of .*bad\.jsonl"):
-            list(ingest_extra_text([str(bad)], log, 100, tmp_path / "kept"))
+            list(ingest_extra_text([str(bad)], log, 100, kept))
         with pytest.raises(
             KdscaleError, match=r"prepare\.extra_text: .*none\.jsonl does not exist"
         ):
-            list(ingest_extra_text([str(tmp_path / "none.jsonl")], log, 100, tmp_path))
+            list(ingest_extra_text([str(tmp_path / "none.jsonl")], log, 100, kept))
 
 
 @pytest.mark.slow

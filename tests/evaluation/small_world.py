@@ -27,7 +27,7 @@ from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import build_ranker, save_ranker
 from kdscale.progress import Reporter
 from kdscale.stages.context import StageContext
-from kdscale.store import Artifact, LocalStore
+from kdscale.store import Artifact, LocalStore, LocalWorkspace
 from kdscale.store.artifact import build_manifest, list_files
 
 MAX_LENGTH = 24
@@ -93,7 +93,7 @@ class SmallWorld:
         settings = {"latency_queries": 3, "depth": DEPTH, **evaluate}
         out.mkdir(parents=True, exist_ok=True)
         config = Config(evaluate=Evaluate(**settings))
-        return StageContext(config, self.inputs, out, out / "work", Reporter())
+        return StageContext(config, self.inputs, out, LocalWorkspace(out / "work"), Reporter())
 
     def _write_dataset(self, out: Path) -> None:
         table = pa.table([list(self.passages), list(self.passages.values())], schema=PASSAGES)

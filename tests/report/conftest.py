@@ -7,6 +7,7 @@ from kdscale.progress import Reporter
 from kdscale.report.evidence import collect
 from kdscale.stages.context import StageContext
 from kdscale.stages.report import run
+from kdscale.store import LocalWorkspace
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +16,7 @@ def experiment(tmp_path_factory):
     config = make_config(tmp_path_factory.mktemp("store"))
     inputs = make_inputs(config)
     out = tmp_path_factory.mktemp("out")
-    facts = run(StageContext(config, inputs, out, out, Reporter()))
+    facts = run(StageContext(config, inputs, out, LocalWorkspace(out), Reporter()))
     return SimpleNamespace(
         config=config,
         inputs=inputs,

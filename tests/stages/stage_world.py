@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from kdscale.config import BeirSource, Config, Prepare, Teacher
 from kdscale.progress import Reporter
 from kdscale.stages.context import StageContext
-from kdscale.store import Artifact
+from kdscale.store import Artifact, LocalStore, LocalWorkspace
+from kdscale.store.artifact import build_manifest, list_files
 
 
 def small_config(encoder: Path, source: object, **prepare: object) -> Config:
@@ -26,8 +28,23 @@ def small_config(encoder: Path, source: object, **prepare: object) -> Config:
 
 
 def artifact(path: Path) -> Artifact:
-    """A folder as a stage's input, named as the store would name it."""
-    return Artifact(path.name, "k", {"digest": f"digest of {path.name}", "facts": {}}, path)
+    """A copy of a folder as a stage's input, committed to a store beside it."""
+    manifest = build_manifest(
+        kind=path.name,
+        stage="test",
+        config={},
+        inputs={},
+        files=list_files(path),
+        facts={},
+        created="2026-01-01T00:00:00+00:00",
+        version="0",
+    )
+    store, key = LocalStore(path.parent / "artifacts"), manifest["digest"][:12]
+    if store.find(path.name, key) is None:
+        with store.staging(path.name, key) as staged:
+            shutil.copytree(path, staged, dirs_exist_ok=True)
+            store.commit(staged, path.name, key, manifest)
+    return store.find(path.name, key)
 
 
 def run_stage(stage, config: Config, out: Path, **inputs: Path) -> dict:
@@ -36,7 +53,7 @@ def run_stage(stage, config: Config, out: Path, **inputs: Path) -> dict:
         config,
         {role: artifact(path) for role, path in inputs.items()},
         out,
-        out.with_name(f"{out.name}-work"),
+        LocalWorkspace(out.with_name(f"{out.name}-work")),
         Reporter(),
     )
     return stage(context)

@@ -145,7 +145,7 @@ def test_too_many_bad_lines_stop_the_stage(ray_cluster, encoder, beir, tmp_path)
     config = small_config(encoder, spoil(beir, tmp_path / "bad"))  # 5 of 166 is above 1 %
     with pytest.raises(KdscaleError) as error:
         run_stage(run_dataset, config, tmp_path / "dataset")
-    kept = tmp_path / "dataset-work" / "rejected.jsonl"
+    kept = tmp_path / "dataset-work" / "rejected" / "rejected.jsonl"
     assert "5 of 166 lines of passages" in str(error.value) and "(2): not UTF-8" in str(error.value)
     assert str(kept) in str(error.value) and len(kept.read_text().splitlines()) == 5
 

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ import torch
 from torch import nn
 
 from kdscale.config import Train
+from kdscale.data.batches import BatchOrder
+from kdscale.store import LocalWorkspace
 from kdscale.training.engines import TorchEngine
-from kdscale.training.loop import learning_rate, total_steps, train_loop
+from kdscale.training.loop import Hooks, learning_rate, total_steps, train_loop
+from kdscale.training.metrics import batch_digest
 
 
 class Numbers:
@@ -38,8 +42,19 @@ class Doubler(nn.Module):
         return {"square": error**2, "absolute": error.abs()}
 
 
-def _run(tmp_path, train, module=None, weights=None):
-    rows = []
+def _never(engine):
+    return False
+
+
+def _fresh(scratch):
+    """What a new process of a run finds: its workspace, and nothing else."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+def _run(tmp_path, train, module=None, weights=None, notice=_never, said=None):
+    rows, said = [], [] if said is None else said
     module = module or Doubler()
     facts = train_loop(
         module=module,
@@ -48,11 +63,16 @@ def _run(tmp_path, train, module=None, weights=None):
         train=train,
         weights=weights or {"square": 1.0},
         seed=1,
-        metrics_path=tmp_path / "metrics.jsonl",
-        checkpoints=tmp_path / "checkpoints",
-        on_log=rows.append,
+        workspace=LocalWorkspace(tmp_path / "work"),
+        log=_fresh(tmp_path / "scratch") / "metrics.jsonl",
+        hooks=Hooks(rows.append, said.append, notice),
     )
     return module, facts, rows
+
+
+def _log(tmp_path):
+    text = (tmp_path / "scratch" / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_it_learns_and_logs(tmp_path):
@@ -65,9 +85,7 @@ def test_it_learns_and_logs(tmp_path):
     terms = last["terms"]
     assert last["loss"] == pytest.approx(2.0 * terms["square"] + 0.5 * terms["absolute"])
     assert last["epoch"] == 20.0 and last["grad_norm"] >= 0.0
-    written = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert written == rows
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert _log(tmp_path) == rows
 
 
 def test_micro_batches_change_nothing(tmp_path):
@@ -87,9 +105,56 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path)
     resumed, facts, _ = _run(tmp_path / "b", train)
     assert facts["resumed_at"] == 6
     assert torch.equal(whole.linear.weight, resumed.linear.weight)
-    written = [json.loads(x) for x in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    written = _log(tmp_path / "b")
     assert [row["step"] for row in written] == list(range(1, 17))
     assert [row["loss"] for row in written] == [row["loss"] for row in rows]
+    assert [row["batches"] for row in written] == [row["batches"] for row in rows]
+
+
+def test_the_log_names_every_batch_once(tmp_path):
+    train = Train(epochs=4, batch_size=6, lr=0.1, checkpoint_every=6, log_every=4)
+    _, _, rows = _run(tmp_path, train)
+    order = BatchOrder(Numbers().lengths, 6, seed=1)
+    assert [row["step"] for row in rows] == [4, 6, 8, 12, 16]  # a checkpoint closes a row
+    assert [digest for row in rows for digest in row["batches"]] == [
+        batch_digest(order.batch(step)[1]) for step in range(16)
+    ]
+    assert len({digest for row in rows for digest in row["batches"]}) == 16
+
+
+def test_a_notice_makes_a_checkpoint_at_once(tmp_path):
+    train = Train(epochs=4, batch_size=6, lr=0.1, checkpoint_every=0)
+    stopped = Doubler()
+    stopped.fail_at = 9
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, train, stopped, notice=lambda engine: stopped.calls == 5)
+    assert LocalWorkspace(tmp_path / "work").names() == ["step-000000005"]
+    said = []
+    resumed, facts, _ = _run(tmp_path, train, said=said)
+    assert facts["resumed_at"] == 5 and said == ["going on from the checkpoint of step 5 of 16"]
+    whole, _, _ = _run(tmp_path / "whole", train)
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+
+
+def test_a_damaged_newest_checkpoint_is_told_of_and_passed_over(tmp_path):
+    train = Train(epochs=4, batch_size=6, lr=0.1, checkpoint_every=3, log_every=1)
+    whole, _, rows = _run(tmp_path / "whole", train)
+    stopped = Doubler()
+    stopped.fail_at = 9
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, train, stopped)
+    path = tmp_path / "work" / "step-000000006" / "optimizer.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    said = []
+    resumed, facts, _ = _run(tmp_path, train, said=said)
+    assert facts["resumed_at"] == 3
+    assert "a damaged checkpoint is passed over" in said[0] and "optimizer.safetensors" in said[0]
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+    assert [row["loss"] for row in _log(tmp_path)] == [row["loss"] for row in rows]
+    # The damaged piece did not stand in the way of the sound one of its step.
+    assert LocalWorkspace(tmp_path / "work").names() == ["step-000000012", "step-000000015"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):

@@ -1,0 +1,247 @@
+"""One bucket of an S3 service: requests, retries, and errors that say what to set.
+
+Endpoint, region and credentials come from where every AWS tool takes them: AWS_ENDPOINT_URL,
+AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, a role of the machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from kdscale.errors import KdscaleError
+from kdscale.store.s3errors import ERRORS, MISSING_CODES, code_of, explain, is_cut
+
+CONCURRENCY = 10  # requests at a time, over all files of a transfer
+# Botocore waits up to 1, 2, 4, 8, 16, 20, 20, 20, 20 s between tries, half of it on average: a
+# store that is away for 30 s is waited for, and one that is gone is reported within minutes.
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """attempts: botocore's, of a request; tries: ours, of what botocore does not retry."""
+
+    connect_s: float
+    read_s: float
+    attempts: int
+    tries: int
+
+
+PATIENT = Patience(connect_s=5, read_s=30, attempts=10, tries=5)
+QUICK = Patience(connect_s=2, read_s=3, attempts=2, tries=2)  # for a preflight
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object. `key` is relative to the prefix of its bucket; times are the service's."""
+
+    key: str
+    bytes: int
+    modified: datetime
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and prefix of s3://bucket/prefix. Raises KdscaleError; quotes no part with an @."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if "@" in uri:
+        raise KdscaleError(
+            "storage.uri: s3://bucket/prefix takes no credentials; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY instead"
+        )
+    parts = [part for part in prefix.split("/") if part]
+    if not _BUCKET_NAME.fullmatch(bucket) or ".." in parts or "." in parts:
+        raise KdscaleError(f"storage.uri {uri!r}: give s3://bucket/prefix")
+    return bucket, "/".join(parts)
+
+
+def _request(method: Callable) -> Callable:
+    """Retry what botocore does not, and raise KdscaleError for what cannot be helped."""
+
+    @functools.wraps(method)
+    def requested(self: Bucket, *args: Any, **kwargs: Any) -> Any:
+        tries = Retrying(
+            stop=stop_after_attempt(self.patience.tries) | stop_after_delay(60),
+            wait=wait_random_exponential(multiplier=0.5, max=10),
+            retry=retry_if_exception(is_cut),
+            reraise=True,
+        )
+        try:
+            return tries(method, self, *args, **kwargs)
+        except ERRORS as error:
+            raise explain(error, self.name, self.endpoint) from None
+
+    return requested
+
+
+class Bucket:
+    """What lies below a prefix of a bucket. Keys are relative to the prefix.
+
+    Threads may share one. Every method raises KdscaleError where the service cannot be reached,
+    refuses, or goes on failing.
+    """
+
+    def __init__(self, uri: str, patience: Patience = PATIENT):
+        self.name, self.prefix = split_uri(uri)
+        self.uri = f"s3://{self.name}/{self.prefix}".rstrip("/")
+        self.patience = patience
+        self._opened: Any = None
+        self._opening = threading.Lock()
+
+    @property
+    def endpoint(self) -> str | None:
+        """None until there is a client."""
+        return self._opened.meta.endpoint_url if self._opened else None
+
+    @property
+    def client(self) -> Any:
+        """Made on first use, so that a store can be opened, and pickled, without one."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> Any:
+        config = Config(
+            connect_timeout=self.patience.connect_s,
+            read_timeout=self.patience.read_s,
+            retries={"mode": "standard", "total_max_attempts": self.patience.attempts},
+            max_pool_connections=2 * CONCURRENCY,
+        )
+        try:
+            return boto3.session.Session().client("s3", config=config)
+        except ERRORS as error:
+            raise explain(error, self.name, None) from None
+        except ValueError:  # botocore's only word on an endpoint that is no URL
+            raise KdscaleError(
+                f"bucket {self.name}: AWS_ENDPOINT_URL is no URL; set it to http(s)://host:port"
+            ) from None
+
+    @_request
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, all in memory; None where there is none."""
+        try:
+            return self.client.get_object(Bucket=self.name, Key=self.full(key))["Body"].read()
+        except ClientError as error:
+            if code_of(error) in MISSING_CODES:
+                return None
+            raise
+
+    @_request
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one. False: there was one.
+
+        After a lost answer the second try meets the first: False does not say whose it is.
+        """
+        try:
+            self.client.put_object(
+                Bucket=self.name,
+                Key=self.full(key),
+                Body=data,
+                IfNoneMatch="*",
+                ChecksumAlgorithm="SHA256",
+            )
+        except ClientError as error:
+            if code_of(error) == "PreconditionFailed":
+                return False
+            raise
+        return True
+
+    @_request
+    def sha256_of(self, key: str) -> str | None:
+        """The digest that `Transfers.upload` stored with the object; None where there is none."""
+        try:
+            head = self.client.head_object(Bucket=self.name, Key=self.full(key))
+        except ClientError as error:
+            if code_of(error) in MISSING_CODES:
+                return None
+            raise
+        return head["Metadata"].get("sha256")
+
+    @_request
+    def objects(self, below: str) -> list[Object]:
+        """Every object whose key begins with `below`, by key."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=self.full(below)
+        )
+        found = [
+            Object(self._relative(o["Key"]), o["Size"], o["LastModified"])
+            for page in pages
+            for o in page.get("Contents", [])
+        ]
+        # Services differ in the order in which they list "/", "-" and ".".
+        return sorted(found, key=lambda o: o.key)
+
+    @_request
+    def folders(self, below: str) -> list[str]:
+        """The names between `below`, which ends with a slash, and the next slash, sorted."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=self.full(below), Delimiter="/"
+        )
+        return sorted(
+            self._relative(p["Prefix"]).removeprefix(below).rstrip("/")
+            for page in pages
+            for p in page.get("CommonPrefixes", [])
+        )
+
+    @_request
+    def delete(self, keys: list[str]) -> None:
+        """Remove objects; it is no error when one is not there."""
+        for start in range(0, len(keys), 1000):
+            batch = [{"Key": self.full(key)} for key in keys[start : start + 1000]]
+            answer = self.client.delete_objects(
+                Bucket=self.name, Delete={"Objects": batch, "Quiet": True}
+            )
+            for failed in answer.get("Errors", []):
+                raise KdscaleError(
+                    f"bucket {self.name}: cannot delete {failed.get('Key')} "
+                    f"({failed.get('Code')}); allow DeleteObject, and run again"
+                )
+
+    @_request
+    def unfinished_uploads(self) -> list[tuple[str, str, datetime]]:
+        """Multi-part uploads that were begun below the prefix: key, upload id, when begun."""
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self.name, Prefix=self.full("")
+        )
+        return [
+            (self._relative(u["Key"]), u["UploadId"], u["Initiated"])
+            for page in pages
+            for u in page.get("Uploads", [])
+        ]
+
+    @_request
+    def unfinished_bytes(self, key: str, upload: str) -> int:
+        pages = self.client.get_paginator("list_parts").paginate(
+            Bucket=self.name, Key=self.full(key), UploadId=upload
+        )
+        return sum(part["Size"] for page in pages for part in page.get("Parts", []))
+
+    @_request
+    def abort_upload(self, key: str, upload: str) -> None:
+        self.client.abort_multipart_upload(Bucket=self.name, Key=self.full(key), UploadId=upload)
+
+    def __reduce__(self) -> tuple:
+        return Bucket, (self.uri, self.patience)
+
+    def full(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _relative(self, full: str) -> str:
+        return full.removeprefix(f"{self.prefix}/") if self.prefix else full

@@ -1,0 +1,90 @@
+"""The one way in which a directory becomes objects: its files first, the manifest last, once.
+
+    {base}/manifest.json             put with If-None-Match: *, so that one writer of many wins
+    {base}/{attempt}/{path}          the files of the writer whose attempt the manifest names
+
+A base without a manifest is nothing; every writer has its own attempt, so files never mix.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdscale.errors import KdscaleError
+from kdscale.store.artifact import MANIFEST
+from kdscale.store.fetch import FILES_AT_ONCE, Advance, Fetch, in_parallel
+from kdscale.store.s3 import Bucket
+from kdscale.store.s3transfers import Transfers
+
+ATTEMPT = re.compile("[0-9a-f]{32}")
+
+
+def send(
+    bucket: Bucket,
+    base: str,
+    directory: Path,
+    manifest: dict[str, Any],
+    attempt: str,
+    advance: Advance,
+) -> bool:
+    """Send a directory's listed files, then the manifest. False: another writer was first.
+
+    Files of this attempt that are there already, with equal size and digest, are not sent again.
+    The loser's files are removed. Raises KdscaleError as `Bucket` does.
+    """
+    below = f"{base}/{attempt}/"
+    present = {o.key: o.bytes for o in bucket.objects(below)}
+
+    with Transfers(bucket) as transfers:
+
+        def bring(entry: dict[str, Any]) -> None:
+            key, digest = below + entry["path"], entry["sha256"]
+            if present.get(key) == entry["bytes"] and bucket.sha256_of(key) == digest:
+                advance(entry["bytes"])
+            else:
+                transfers.upload(directory / entry["path"], key, digest, advance)
+
+        in_parallel(bring, manifest["files"], FILES_AT_ONCE)
+    stored = json.dumps({**manifest, "attempt": attempt}, indent=1, sort_keys=True)
+    if bucket.put_new(f"{base}/{MANIFEST}", stored.encode()):
+        return True
+    # Refused: by another's manifest, or by our own, whose answer was lost on its way.
+    theirs = bucket.get(f"{base}/{MANIFEST}")
+    if theirs is not None and stored_attempt(theirs) == attempt:
+        return True
+    bucket.delete([below + entry["path"] for entry in manifest["files"]])
+    return False
+
+
+@contextmanager
+def fetching(bucket: Bucket, base: str, manifest: dict[str, Any]) -> Iterator[Fetch]:
+    """A `Fetch` of a base's files; leaving the context by an exception stops what is under way."""
+    with Transfers(bucket) as transfers:
+
+        def fetch(path: str, target: Path, advance: Advance) -> None:
+            transfers.download(f"{base}/{manifest['attempt']}/{path}", target, advance)
+
+        yield fetch
+
+
+def check_attempt(manifest: dict[str, Any], where: str) -> None:
+    """Raise KdscaleError unless a stored manifest says where its files are.
+
+    The attempt stands outside the manifest's digest: it is where the files are, not what.
+    """
+    attempt = manifest.get("attempt")
+    if not isinstance(attempt, str) or not ATTEMPT.fullmatch(attempt):
+        raise KdscaleError(f"{where} does not say where its files are; remove it and run again")
+
+
+def stored_attempt(data: bytes) -> Any:
+    """The attempt that a stored manifest names; None where it names none."""
+    try:
+        return json.loads(data)["attempt"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None  # whatever it is, it is not ours

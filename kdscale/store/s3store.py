@@ -1,0 +1,155 @@
+"""The store in a bucket: the protocol of `kdscale.store.s3files`, and a node-local cache."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from kdscale.errors import KdscaleError
+from kdscale.store.artifact import MANIFEST, NAME, Artifact, newest_first, parse_manifest
+from kdscale.store.cache import Cache
+from kdscale.store.fetch import Advance, Fetch, in_parallel
+from kdscale.store.protocol import Holding
+from kdscale.store.s3 import QUICK, Bucket
+from kdscale.store.s3files import check_attempt, fetching, send
+from kdscale.store.s3holdings import discard, holdings
+from kdscale.store.s3workspace import S3Workspace
+
+PREFLIGHT_S = 7.0
+_READERS = 16
+
+
+class S3Store:
+    """Artifacts below s3://bucket/prefix; may be pickled, and used by threads."""
+
+    def __init__(self, uri: str):
+        self._bucket = Bucket(uri)
+        self._cache = Cache(self._bucket.uri)
+        self.uri = self._bucket.uri
+        self.disk = self._cache.root
+
+    def __reduce__(self) -> tuple:
+        return S3Store, (self.uri,)
+
+    def preflight(self, writing: bool = True) -> None:
+        """List, write, read and delete, hardly retried; see that the cache is writable.
+
+        Raises KdscaleError within 10 s, saying what to set. writing=False: only list.
+        """
+        _within(PREFLIGHT_S, self._probe if writing else self._look, self.uri)
+        self._cache.preflight()
+
+    def _look(self) -> None:
+        Bucket(self.uri, QUICK).folders("")
+
+    def _probe(self) -> None:
+        bucket = Bucket(self.uri, QUICK)
+        key = f".preflight/{uuid.uuid4().hex}"
+        bucket.put_new(key, b"kdscale")
+        try:
+            if bucket.get(key) != b"kdscale" or not bucket.objects(key):
+                raise KdscaleError(
+                    f"{self.uri} does not give back what was written to it; use another store "
+                    "(AWS_ENDPOINT_URL)"
+                )
+            if bucket.put_new(key, b"again"):
+                raise KdscaleError(
+                    f"{self.uri} overwrites in spite of If-None-Match, so two writers could spoil "
+                    "an artifact; use a store with conditional writes (AWS S3, MinIO, SeaweedFS)"
+                )
+        finally:
+            bucket.delete([key])
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact if it is committed; its files are fetched, and checked, on first use."""
+        if not (NAME.fullmatch(kind) and NAME.fullmatch(key)):
+            return None
+        data = self._bucket.get(f"{kind}/{key}/{MANIFEST}")
+        return None if data is None else self._artifact(kind, key, data)
+
+    def list(self, kind: str) -> list[Artifact]:
+        """Every committed artifact of a kind, newest first; only manifests are read."""
+        keys = self._bucket.folders(f"{kind}/")
+        found = in_parallel(lambda key: self.find(kind, key), keys, _READERS)
+        return newest_first([artifact for artifact in found if artifact is not None])
+
+    def _artifact(self, kind: str, key: str, data: bytes) -> Artifact:
+        base = f"{kind}/{key}"
+        where = f"{self.uri}/{base}"
+        manifest = parse_manifest(data, f"{where}/{MANIFEST}")
+        check_attempt(manifest, f"{where}/{MANIFEST}")
+
+        def materialise() -> Path:
+            return self._cache.materialise(base, manifest, where, lambda: self.fetching(artifact))
+
+        artifact = Artifact(kind, key, manifest, self.uri, materialise)
+        return artifact
+
+    def staging(self, kind: str, key: str) -> AbstractContextManager[Path]:
+        """A fresh local directory, on the cache's disk; removed on the way out."""
+        return self._cache.staging(f"{kind}-{key}")
+
+    def commit(self, staged: Path, kind: str, key: str, manifest: dict[str, Any]) -> bool:
+        """Make a staged directory the artifact. False: another writer was first, theirs stays."""
+        base = f"{kind}/{key}"
+        attempt = uuid.uuid4().hex
+        if not send(self._bucket, base, staged, manifest, attempt, lambda count: None):
+            return False
+        self._cache.adopt(staged, base, manifest)
+        return True
+
+    def workspace(self, kind: str, key: str) -> S3Workspace:
+        """What outlives a failed run of this artifact: checkpoints, partial work."""
+        return S3Workspace(self.uri, kind, key)
+
+    def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
+        """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
+        return fetching(self._bucket, artifact.name, artifact.manifest)
+
+    def add(
+        self, directory: Path, kind: str, key: str, manifest: dict[str, Any], advance: Advance
+    ) -> bool:
+        """Make a copy of a directory's listed files the artifact. False: another is there.
+
+        Equal artifacts have one attempt, so that what a stopped call has sent is found again.
+        """
+        return send(
+            self._bucket, f"{kind}/{key}", directory, manifest, manifest["digest"][:32], advance
+        )
+
+    def holdings(self) -> list[Holding]:
+        """Everything that gc may remove."""
+        return holdings(self._bucket)
+
+    def discard(self, holding: Holding) -> None:
+        discard(self._bucket, holding)
+
+
+def _within(seconds: float, work: Callable[[], None], uri: str) -> None:
+    """Run `work` and raise what it raises. Raises KdscaleError where it takes longer.
+
+    No setting of botocore bounds all of it: name servers and credential helpers have their own.
+    """
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            work()
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise KdscaleError(
+            f"{uri}: no answer in {seconds:.0f} s; see whether the store is running, and set "
+            "AWS_ENDPOINT_URL"
+        )
+    if outcome[0] is not None:
+        raise outcome[0]

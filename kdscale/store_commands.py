@@ -1,0 +1,95 @@
+"""The commands about a store: parse, call, print. Imports as little as `kdscale.cli`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    """commands: the subparsers of `kdscale`."""
+    pull = commands.add_parser("pull", help="fetch one artifact, such as a student, from a store")
+    pull.add_argument("uri", metavar="URI", help="STORE/KIND/KEY, as kdscale artifacts shows them")
+    pull.add_argument("directory", type=Path, metavar="DIR", help="empty, or of an earlier pull")
+    pull.set_defaults(run=_pull)
+
+    push = commands.add_parser("push", help="send one artifact to a store")
+    push.add_argument("directory", type=Path, metavar="DIR", help="an artifact, or a pulled one")
+    push.add_argument("uri", metavar="URI", help="STORE/KIND/KEY")
+    push.set_defaults(run=_push)
+
+    artifacts = commands.add_parser("artifacts", help="what a store holds, and its lineage")
+    artifacts.add_argument("uri", metavar="URI", help="the store: a folder or s3://bucket/prefix")
+    artifacts.add_argument("--format", choices=("table", "json"), default="table")
+    artifacts.set_defaults(run=_artifacts)
+
+    gc = commands.add_parser(
+        "gc",
+        help="remove from a store what nothing refers to",
+        description="Remove artifacts that no student, evaluation or report was made from, and "
+        "half-written files and abandoned work older than a day. Not while a run is starting.",
+    )
+    gc.add_argument("uri", metavar="URI", help="the store: a folder or s3://bucket/prefix")
+    gc.add_argument("--dry-run", action="store_true", help="print what would go")
+    gc.add_argument(
+        "--keep", action="append", default=[], metavar="KIND/KEY", help="keep this one as well"
+    )
+    gc.set_defaults(run=_gc)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from kdscale.progress import Reporter
+    from kdscale.store.exchange import pull
+
+    reporter = Reporter()
+    artifact = pull(args.uri, args.directory, reporter)
+    reporter.info(f"{artifact.uri} is in {args.directory}, every digest checked")
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from kdscale.progress import Reporter
+    from kdscale.store.exchange import push
+
+    reporter = Reporter()
+    first = push(args.directory, args.uri, reporter)
+    reporter.info(f"{args.directory} {'is' if first else 'was already'} in {args.uri}")
+    return 0
+
+
+def _artifacts(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from kdscale.store import open_store
+    from kdscale.store.inventory import artifacts_json, artifacts_table
+
+    store = open_store(args.uri)
+    store.preflight(writing=False)
+    if args.format == "json":
+        print(artifacts_json(store))
+    else:
+        Console(highlight=False).print(artifacts_table(store))
+    return 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from rich.filesize import decimal
+
+    from kdscale.progress import Reporter
+    from kdscale.store import open_store
+    from kdscale.store.gc import make_plan
+
+    store, reporter = open_store(args.uri), Reporter()
+    store.preflight(writing=not args.dry_run)
+    plan = make_plan(store, args.keep)
+    done = "would remove" if args.dry_run else "removed"
+    for holding, reason in plan.spared:
+        reporter.info(f"kept {holding.name}, {decimal(holding.bytes)}: {reason}")
+    for holding, reason in plan.remove:
+        if not args.dry_run:
+            store.discard(holding)
+        reporter.info(f"{done} {holding.name}, {decimal(holding.bytes)}: {reason}")
+    total = decimal(sum(holding.bytes for holding, _ in plan.remove))
+    reporter.info(f"{done} {len(plan.remove)} of {store.uri}, {total}")
+    return 0
