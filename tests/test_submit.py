@@ -19,12 +19,14 @@ from world import make_config
 
 from kdscale.cli import STAGES
 from kdscale.configload import load_config
+from kdscale.store import open_store
 
 WAIT_S = 120
 
 
 @pytest.fixture(scope="module")
-def head():
+def head(s3_server):
+    """A head whose processes may use the object store, as nodes with a role or a Secret may."""
     with ray_head(cpus=2) as head:
         yield head
 
@@ -80,18 +82,23 @@ def test_every_stage_has_an_entry_point(stage):
 
 
 @pytest.mark.slow
-def test_a_stage_runs_on_the_cluster_and_its_log_is_followed(head, config):
-    # Preparing, training workers and score actors: three uses of the one Ray of the cluster.
-    done = submit(head.dashboard, config, "--stage", "score", env=head.environment())
+def test_a_stage_runs_on_the_cluster_and_its_log_is_followed(head, config, s3_server):
+    # Preparing, training workers and score actors: three uses of the one Ray of the cluster. The
+    # client has no key to the store: the nodes have.
+    uri = f"s3://{s3_server.bucket}/submitted"
+    env = head.environment()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del env[name]
+    done = submit(
+        head.dashboard, config, "--stage", "score", "--set", f"storage.uri={uri}", env=env
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"job \w+: score of \S+config.yaml, sent \d\.\d MiB", done.stdout)
     assert "connecting to Ray (auto)" in done.stdout and "starting Ray" not in done.stdout
     assert done.stdout.count("scores: score") == 1  # each line of the log once
     assert done.stdout.rstrip().endswith("succeeded")
-    assert head.token not in done.stdout + done.stderr
-    store = load_config(config).storage.uri
-    assert f"warning: storage.uri {store} is a folder" in done.stdout
-    assert len(list((config.parent / "store").glob("scores/*/manifest.json"))) == 1
+    assert not [s for s in [head.token, *s3_server.secrets] if s in done.stdout + done.stderr]
+    assert len(open_store(uri).list("scores")) == 1
 
 
 @pytest.mark.slow
@@ -102,6 +109,8 @@ def test_a_job_that_fails_gives_its_exit_code_and_its_last_line(head, config):
     )  # fmt: skip
     assert done.returncode == 1
     assert re.search(r"kdscale: .*/nowhere", done.stdout)
+    store = load_config(config).storage.uri
+    assert f"warning: storage.uri {store} is a folder: every node" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert re.fullmatch(r"warning: job \w+: failed \(.*exit code 1.*\)", last)
 
