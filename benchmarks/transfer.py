@@ -2,7 +2,7 @@
 """MB/s of `kdscale push` and `pull` against `aws s3 cp --recursive`, the same files, one server.
 
     python3 -m venv /tmp/aws && /tmp/aws/bin/pip install awscli
-    .venv/bin/python benchmarks/transfer.py --aws /tmp/aws/bin/aws [-o benchmarks/results/transfer.json]
+    .venv/bin/python benchmarks/transfer.py --aws /tmp/aws/bin/aws [-o FILE]
 
 A local S3 server (scripts/object-store) on this machine, so the figures are of the tools, not of
 a network. Runs alternate; each is a whole process, its start included. kdscale does more: it

@@ -180,7 +180,7 @@ def test_a_hostile_manifest_writes_nothing(store, tmp_path, cache, request, path
         Path(store.uri, "students/k/manifest.json").write_text(data)
     before = sorted(tmp_path.rglob("*"))
     message = failed(capsys, "pull", f"{store.uri}/students/k", tmp_path / "pulled" / "here")
-    assert "names a file outside its artifact" in message
+    assert ("names a file outside" if isinstance(path, str) else "(in files)") in message
     assert sorted(p for p in tmp_path.rglob("*") if cache not in (p, *p.parents)) == [
         p for p in before if cache not in (p, *p.parents)
     ]

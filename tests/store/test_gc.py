@@ -121,7 +121,7 @@ def test_a_manifest_that_cannot_be_read_stops_it(filled, request):
         request.getfixturevalue("raw").put("students/s/manifest.json", b"{}")
     else:
         Path(filled.uri, "students/s/manifest.json").write_text("{}")
-    with pytest.raises(KdscaleError, match="students/s/manifest.json is not a kdscale manifest"):
+    with pytest.raises(KdscaleError, match=r"students/s/manifest.json is not a kdscale manifest"):
         make_plan(filled, [], time.time() + TOMORROW)
 
 
