@@ -50,7 +50,7 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
         "packages": check_packages,
         "compute": lambda: check_compute(cluster),
         "memory": check_memory,
-        "disk": lambda: check_disk(config),
+        "disk": lambda: check_disk(_disk(config)),
         "deepspeed": lambda: check_deepspeed(cluster),
     }
     if ray:
@@ -153,13 +153,17 @@ def check_memory() -> Check:
     )  # fmt: skip
 
 
-def check_disk(config: Config | None) -> Check:
+def _disk(config: Config | None) -> Path:
+    from kdscale.store import open_store
+
+    return open_store(config.storage.uri).disk if config else Path.cwd()
+
+
+def check_disk(folder: Path) -> Check:
     """Free space where artifacts will be written; the folder need not exist yet."""
     import psutil
 
-    from kdscale.store import open_store
-
-    folder = open_store(config.storage.uri).disk if config else Path.cwd()
+    folder = folder.resolve()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     free = psutil.disk_usage(str(existing)).free / GIB
     detail = f"{free:.1f} GiB free at {existing}"
