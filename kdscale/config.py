@@ -137,7 +137,7 @@ class Train:
     max_grad_norm: float = 1.0
     dropout: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: int = 200  # steps; 0: none
+    checkpoint_every: int = 200  # steps; 0: only when a node is about to be taken away
     log_every: int = 10  # steps
     zero_stage: int = 0  # DeepSpeed ZeRO stage: 0, 1 or 2
 

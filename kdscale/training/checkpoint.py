@@ -2,8 +2,9 @@
 
 A checkpoint holds the trainable module, the optimizer's moments, the step and the log so far. The
 learning rate, the batch order and the random numbers of a step are functions of (seed, step), so
-nothing else is needed to go on exactly where a run stopped, on any number of workers, with any
-engine and ZeRO stage. Nothing is ever unpickled: only the files named here are opened, and each
+nothing else is needed to go on exactly where a run stopped; on another number of workers, or with
+another engine or ZeRO stage, up to the rounding of sums in another order (and other dropout masks,
+where there is dropout). Nothing is ever unpickled: only the files named here are opened, and each
 with a reader that cannot run what it reads.
 """
 

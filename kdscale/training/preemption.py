@@ -18,23 +18,24 @@ ASK_EVERY_S = 2.0
 class Notice:
     """Called at the end of every step by every rank: is a checkpoint wanted at once?
 
-    True once for each node that is about to go. Training goes on afterwards: Ray Train restarts
-    the run without that node when it is gone, or has finished it before.
+    True once. Training goes on afterwards, and Ray Train restarts the run on other nodes when that
+    one is gone, unless it is finished by then.
     """
 
     def __init__(self) -> None:
         self._asked = time.monotonic()
-        self._seen: set[str] = set()
+        self._given = False
 
     def __call__(self, engine: Engine) -> bool:
         import ray.train
 
-        # Ray's answer is a barrier over actors, milliseconds: rank 0's clock says when to ask.
+        # Ray's answer is a barrier of all workers. With the node gone it would not end before the
+        # notice's deadline, while a gradient's all-reduce fails at once: so nobody asks again.
+        if self._given:
+            return False
+        # Milliseconds, too many for every step: rank 0's clock says when to ask.
         if not engine.agree(int(time.monotonic() - self._asked > ASK_EVERY_S)):
             return False
         self._asked = time.monotonic()
-        info = ray.train.get_preemption_info()
-        going = set(info.preempted_node_ids) if info is not None else set()
-        new = going - self._seen
-        self._seen |= going
-        return bool(new)
+        self._given = ray.train.get_preemption_info() is not None
+        return self._given

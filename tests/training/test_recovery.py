@@ -4,7 +4,6 @@ Whatever is killed, the run must end with the weights of the run that nobody tou
 and its log must show each batch once.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -56,21 +55,23 @@ class Run:
     def __init__(self, prepared, folder, address):
         shutil.copytree(prepared / "store", folder / "store")
         self.folder, self._prepared, self._address = folder, prepared, address
-        self._count = itertools.count()
+        self.drivers = []
 
-    def start(self, workers=2, **changes):
+    def start(self, workers=2, cpus_per_worker=0.4, **changes):
         config = yaml.safe_load((self._prepared / "config.yaml").read_text())
         config["storage"] = {"uri": str(self.folder / "store")}
         config["teacher"]["train"] = {**TRAIN, **changes}
         config["cluster"] = {
             "address": self._address,
             "workers": workers,
-            "cpus_per_worker": 0.4,
+            "cpus_per_worker": cpus_per_worker,
         }
-        number = next(self._count)
+        number = len(self.drivers)
         path = self.folder / f"config-{number}.yaml"
         path.write_text(yaml.safe_dump(config))
-        return Driver(self.folder / f"output-{number}", "-m", "kdscale", "finetune", path)
+        output = self.folder / f"output-{number}"
+        self.drivers.append(Driver(output, "-m", "kdscale", "finetune", path))
+        return self.drivers[-1]
 
     def pieces(self, pattern="*"):
         return sorted(p.name for p in self.folder.glob(f"store/.work/teachers/*/{pattern}"))
@@ -114,7 +115,10 @@ class Run:
 
 @pytest.fixture
 def run(prepared, cluster, tmp_path):
-    return Run(prepared, tmp_path, cluster.address)
+    run = Run(prepared, tmp_path, cluster.address)
+    yield run
+    for driver in run.drivers:
+        driver.kill()  # of a test that failed
 
 
 @pytest.fixture(scope="module")
@@ -226,5 +230,29 @@ def test_one_worker_goes_on_with_what_two_began(run, whole, cluster):
 
 
 def test_a_notice_of_preemption_makes_a_checkpoint(run, whole, cluster):
-    """The node of the workers is drained as a cloud's notice has it drained, and then goes."""
-    spot = cluster.add_node(num_cpus=1, resources={"spot": 1})
+    """The node of one worker is drained, as a cloud's notice has it drained, and then goes;
+    another takes its place."""
+    spot = cluster.add_node(num_cpus=2)
+    # Of 2 CPUs a node, so that each worker is on one of its own; no checkpoint but the notice's.
+    driver = run.start(cpus_per_worker=1.4, checkpoint_every=0)
+    wait_for(lambda: driver.running() and len(workers(cluster)) == 2, "the workers")
+    drain = {
+        "--address": cluster.address,
+        "--node-id": spot.node_id,
+        "--reason": "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message": "spot",
+        "--deadline-remaining-seconds": "300",
+    }
+    options = [word for option in drain.items() for word in option]
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run([*ray, "drain-node", *options], check=True)
+    noticed_at = time.monotonic()
+    wait_for(lambda: driver.running() and run.pieces("step-*"), "a checkpoint")
+    print(f"notice: {time.monotonic() - noticed_at:.1f} s to a checkpoint")
+    cluster.remove_node(spot, allow_graceful=False)
+    (piece,) = run.pieces("step-*")
+    cluster.add_node(num_cpus=2)
+    output = driver.finish()
+    assert f"going on from the checkpoint of step {int(piece[5:])} " in output
+    run.check_log()
+    assert run.weights() == whole.weights()
