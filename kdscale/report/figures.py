@@ -42,6 +42,7 @@ MAX_POINTS = 240  # of a line: more cannot be seen, and would make the page heav
 
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with $ in it is no formula
     "font.size": 11,
     "axes.edgecolor": PLACEHOLDERS["muted"],
     "axes.labelcolor": PLACEHOLDERS["ink"],

@@ -45,6 +45,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         signed=signed,
         when=lambda stamp: stamp.replace("T", " ").replace("+00:00", " UTC"),
         role=_role_words,
+        color=lambda strategy: figures.color_of("", strategy).replace("_", "-"),
         breakable=lambda text: Markup("_<wbr>").join(text.split("_")),
         seconds=_seconds,
         bytes=_bytes,

@@ -16,7 +16,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     evidence = collect(ctx.config, ctx.inputs)
     verdict = judge(evidence)
     page = render_page(evidence, verdict)
-    (ctx.out / "index.html").write_text(page, encoding="utf-8")
+    # Half a surrogate pair, which JSON can spell, is shown as a question mark.
+    (ctx.out / "index.html").write_text(page, encoding="utf-8", errors="replace")
     return {
         "student": verdict.system["system"] if verdict.system else None,
         "standing": verdict.standing,
