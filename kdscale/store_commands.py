@@ -60,16 +60,27 @@ def _push(args: argparse.Namespace) -> int:
 
 def _artifacts(args: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.filesize import decimal
 
     from kdscale.store import open_store
-    from kdscale.store.inventory import artifacts_json, artifacts_table
+    from kdscale.store.inventory import all_artifacts, artifacts_json, artifacts_table
 
     store = open_store(args.uri)
     store.preflight(writing=False)
+    artifacts = all_artifacts(store)
     if args.format == "json":
-        print(artifacts_json(store))
-    else:
-        Console(highlight=False).print(artifacts_table(store))
+        print(artifacts_json(artifacts))
+        return 0
+    console = Console(highlight=False)
+    if artifacts:
+        table = artifacts_table(artifacts)
+        # A pipe, or a narrow terminal, must not cut names.
+        console.width = max(console.width, Console(width=10_000).measure(table).maximum)
+        console.print(table)
+    total = decimal(sum(artifact.bytes for artifact in artifacts))
+    console.print(
+        f"{len(artifacts)} artifacts, {total}, in {store.uri}", markup=False, soft_wrap=True
+    )
     return 0
 
 
@@ -91,5 +102,5 @@ def _gc(args: argparse.Namespace) -> int:
             store.discard(holding)
         reporter.info(f"{done} {holding.name}, {decimal(holding.bytes)}: {reason}")
     total = decimal(sum(holding.bytes for holding, _ in plan.remove))
-    reporter.info(f"{done} {len(plan.remove)} of {store.uri}, {total}")
+    reporter.info(f"{done} {len(plan.remove)} in {store.uri}, {total}")
     return 0

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 HERE = Path(__file__).parent
-for folder in (HERE, HERE / "models", HERE / "evaluation", HERE / "data"):
+for folder in (HERE, HERE / "models", HERE / "evaluation", HERE / "data", HERE / "store"):
     sys.path.insert(0, str(folder))
 
 

@@ -6,7 +6,6 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from kdscale.errors import KdscaleError
 from kdscale.store.artifact import KINDS, Artifact
 from kdscale.store.protocol import Store
 
@@ -36,9 +35,8 @@ def ancestors(name: str, by_name: dict[str, Artifact]) -> set[str]:
     return found
 
 
-def artifacts_json(store: Store) -> str:
-    rows = [_row(artifact) for artifact in all_artifacts(store)]
-    return json.dumps(rows, indent=1, ensure_ascii=False)
+def artifacts_json(artifacts: list[Artifact]) -> str:
+    return json.dumps([_row(artifact) for artifact in artifacts], indent=1, ensure_ascii=False)
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:
@@ -53,32 +51,21 @@ def _row(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def artifacts_table(store: Store, now: datetime | None = None) -> Table:
-    """Raises KdscaleError where the store holds nothing.
+def artifacts_table(artifacts: list[Artifact], now: datetime | None = None) -> Table:
+    """A row an artifact.
 
     Of the lineage each row shows the last step: an input that another input was made from is
-    left out. One that is not in the store any more is marked.
+    left out. One that is not among the artifacts is marked.
     """
     from rich.filesize import decimal
     from rich.table import Table
 
-    artifacts = all_artifacts(store)
-    if not artifacts:
-        raise KdscaleError(
-            f"no artifacts in {store.uri}; give what storage.uri of the config names"
-        )
     by_name = {artifact.name: artifact for artifact in artifacts}
     now = now or datetime.now(UTC)
-    total = decimal(sum(artifact.bytes for artifact in artifacts))
-    table = Table(title=f"{store.uri}: {len(artifacts)} artifacts, {total}", box=None)
-    for header, justify in (
-        ("kind", "left"),
-        ("name", "left"),
-        ("size", "right"),
-        ("age", "right"),
-    ):
-        table.add_column(header, justify=justify, no_wrap=True)
-    table.add_column("made from", overflow="fold")
+    table = Table(box=None)
+    for header in ("kind", "name", "size", "age", "made from"):
+        right = header in ("size", "age")
+        table.add_column(header, justify="right" if right else "left", no_wrap=True)
     for artifact in artifacts:
         inputs = input_names(artifact)
         farther = set().union(*(ancestors(name, by_name) for name in inputs))

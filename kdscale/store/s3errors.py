@@ -13,6 +13,7 @@ from botocore import exceptions as boto
 from s3transfer.exceptions import RetriesExceededError
 
 from kdscale.errors import KdscaleError
+from kdscale.store.workspace import DamagedError
 
 # Everything that a request or a transfer can fail with.
 ERRORS = (boto.BotoCoreError, boto.ClientError, Boto3Error, RetriesExceededError)
@@ -83,17 +84,20 @@ def is_cut(error: BaseException) -> bool:
 
 
 def explain(error: Exception, bucket: str, endpoint: str | None) -> KdscaleError:
-    """endpoint: a URL, of which only scheme, host and port are shown; None where it has none yet."""
+    """endpoint: a URL, of which scheme, host and port are shown; None: not known yet."""
     where = f"bucket {bucket}" + (f" at {_plain(endpoint)}" if endpoint else "")
     if isinstance(error, boto.ClientError):
+        if code_of(error) in MISSING_CODES and error.operation_name in ("GetObject", "HeadObject"):
+            return DamagedError(
+                f"{where}: an object that a manifest lists is gone; remove what it belongs to "
+                "(kdscale artifacts shows it), and run again"
+            )
         return KdscaleError(_explain_answer(error, where))
     return KdscaleError(_explain(error, where))
 
 
 def _explain_answer(error: boto.ClientError, where: str) -> str:
     code = code_of(error)
-    if code in MISSING_CODES and error.operation_name in ("GetObject", "HeadObject"):
-        return f"{where}: an object that a manifest lists is gone; remove the artifact, run again"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     said = f"{where}: {error.operation_name} was answered {status} {code}".rstrip()
     if code in _CREDENTIAL_CODES:

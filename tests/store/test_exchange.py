@@ -1,0 +1,263 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from store_world import MIB, commit, manifest_of, texts, write_files
+from world import make_encoder
+
+from kdscale.cli import main
+from kdscale.store import open_store
+from kdscale.store.artifact import sha256_json
+from kdscale.store.s3transfers import Transfers
+
+
+def failed(capsys, *command):
+    """The one line of a command that fails."""
+    assert main([str(word) for word in command]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("kdscale: ") and errors.count("\n") == 1
+    return errors
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """The transfers that really take place, as (direction, key)."""
+    seen = []
+    for name, key in (("download", 0), ("upload", 1)):
+        real = getattr(Transfers, name)
+
+        def spy(self, *args, real=real, name=name, key=key):
+            seen.append((name, args[key]))
+            return real(self, *args)
+
+        monkeypatch.setattr(Transfers, name, spy)
+    return seen
+
+
+def test_there_and_back(store, tmp_path, cache):
+    commit(store, "students/k")
+    pulled = tmp_path / "pulled"
+    assert main(["pull", f"{store.uri}/students/k", str(pulled)]) == 0
+    assert texts(pulled) == ["hello", "hellohello"]
+    assert sorted(p.name for p in pulled.iterdir()) == ["b.txt", "manifest.json", "sub"]
+    assert "attempt" not in json.loads((pulled / "manifest.json").read_text())
+    assert main(["push", str(pulled), f"{store.uri}/students/copy"]) == 0
+    found = open_store(store.uri).find("students", "copy")
+    assert found.digest == store.find("students", "k").digest
+    assert texts(found.path) == ["hello", "hellohello"]
+
+
+def test_between_a_folder_and_a_bucket(s3_uri, tmp_path, cache, capsys):
+    folder = open_store(str(tmp_path / "store"))
+    commit(folder, "students/k")
+    assert main(["push", f"{folder.uri}/students/k", f"{s3_uri}/students/k"]) == 0
+    assert main(["push", f"{folder.uri}/students/k", f"{s3_uri}/students/k"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1].endswith(f"was already in {s3_uri}/students/k")
+    assert main(["pull", f"{s3_uri}/students/k", str(tmp_path / "out")]) == 0
+    assert texts(tmp_path / "out") == ["hello", "hellohello"]
+
+
+def test_a_second_pull_fetches_what_is_missing_or_damaged(s3_uri, tmp_path, cache, moved):
+    store = open_store(s3_uri)
+    commit(store, "students/k")
+    pulled, uri = tmp_path / "pulled", f"{s3_uri}/students/k"
+    moved.clear()
+    assert main(["pull", uri, str(pulled)]) == 0
+    assert len(moved) == 2
+    assert main(["pull", uri, str(pulled)]) == 0
+    assert len(moved) == 2
+    (pulled / "b.txt").write_text("hellohellp")
+    assert main(["pull", uri, str(pulled)]) == 0
+    assert [key.rsplit("/", 1)[1] for _, key in moved[2:]] == ["b.txt"]
+    assert texts(pulled) == ["hello", "hellohello"]
+
+
+LARGE = 208 * MIB
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """An artifact with one object above 200 MB and six small ones."""
+    small = {f"shards/{i}.bin": 2 * MIB for i in range(6)}
+    directory = write_files(tmp_path_factory.mktemp("large"), {"model.bin": LARGE, **small})
+    (directory / "manifest.json").write_text(json.dumps(manifest_of(directory)))
+    return directory
+
+
+def kill_when(command, ready):
+    """Run a command in a process of its own; SIGKILL it as soon as `ready` says so."""
+    process = subprocess.Popen([sys.executable, "-m", "kdscale", *map(str, command)])
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_push_and_a_pull_that_are_killed_go_on_where_they_were(
+    large, s3_uri, raw, tmp_path, cache, moved
+):
+    uri = f"{s3_uri}/students/large"
+    kill_when(["push", large, uri], lambda: len(raw.names("students/large/")) >= 2)
+    sent = raw.names("students/large/")
+    assert not any(name.endswith(("manifest.json", "model.bin")) for name in sent)
+    assert main(["push", str(large), uri]) == 0
+    again = {key for direction, key in moved if direction == "upload"}
+    assert not again & set(sent) and len(again) == 7 - len(sent)
+
+    pulled = tmp_path / "pulled"
+    kill_when(["pull", uri, pulled], lambda: len(list(pulled.glob("shards/*.bin"))) >= 2)
+    finished = {p: p.stat() for p in pulled.rglob("*.bin") if ".parts" not in p.parts}
+    assert not (pulled / "model.bin").exists() and not (pulled / "manifest.json").exists()
+    assert list(pulled.glob(".parts/*"))
+    moved.clear()
+    assert main(["pull", uri, str(pulled)]) == 0
+    assert len(moved) == 7 - len(finished)
+    for path, before in finished.items():
+        after = path.stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    for entry in json.loads((large / "manifest.json").read_text())["files"]:
+        assert (pulled / entry["path"]).read_bytes() == (large / entry["path"]).read_bytes()
+    assert not (pulled / ".parts").exists()
+
+
+def test_a_pulled_student_is_a_model_directory(store, tmp_path, cache):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    with store.staging("students", "k") as out:
+        make_encoder(out)
+        store.commit(out, "students", "k", manifest_of(out))
+    pulled = tmp_path / "student"
+    assert main(["pull", f"{store.uri}/students/k", str(pulled)]) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(pulled, num_labels=1)
+    inputs = AutoTokenizer.from_pretrained(pulled)("word1", "word2 key1", return_tensors="pt")
+    assert model(**inputs).logits.shape == (1, 1)
+
+
+HOSTILE = [
+    "../outside",
+    "/outside",
+    "sub/../../outside",
+    "sub/./x",
+    "sub//x",
+    "./x",
+    "x/",
+    "..",
+    ".",
+    "",
+    "sub\\..\\x",
+    "manifest.json",
+    "MANIFEST.json/x",
+    ".parts/x",
+    "new\nline",
+    "nul\0",
+    "x" * 300,
+    3,
+    None,
+    ["x"],
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_a_hostile_manifest_writes_nothing(store, tmp_path, cache, request, path, capsys):
+    """Its digest is right, as that of an attacker would be."""
+    commit(store, "students/k")
+    manifest = dict(store.find("students", "k").manifest)
+    manifest["files"] = [{**manifest["files"][0], "path": path}]
+    identity = {k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")}
+    data = json.dumps({**manifest, "digest": sha256_json(identity)})
+    if store.uri.startswith("s3://"):
+        request.getfixturevalue("raw").put("students/k/manifest.json", data.encode())
+    else:
+        Path(store.uri, "students/k/manifest.json").write_text(data)
+    before = sorted(tmp_path.rglob("*"))
+    message = failed(capsys, "pull", f"{store.uri}/students/k", tmp_path / "pulled" / "here")
+    assert "names a file outside its artifact" in message
+    assert sorted(p for p in tmp_path.rglob("*") if cache not in (p, *p.parents)) == [
+        p for p in before if cache not in (p, *p.parents)
+    ]
+
+
+@pytest.mark.parametrize("paths", [["a", "a"], ["a", "a/b"], ["a/b/c", "a/b"]])
+def test_a_manifest_that_names_a_file_twice_or_as_a_folder(tmp_path, capsys, paths):
+    folder = tmp_path / "store" / "students" / "k"
+    folder.mkdir(parents=True)
+    files = [{"path": path, "bytes": 0, "sha256": "0" * 64} for path in paths]
+    (folder / "manifest.json").write_text(json.dumps(manifest_of(folder, files=files)))
+    assert "twice, or as a folder" in failed(capsys, "pull", folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("link", ["sub", "sub/a.txt", "b.txt", ".parts"])
+def test_a_link_in_the_directory_is_not_followed(store, tmp_path, cache, link, capsys):
+    commit(store, "students/k")
+    uri, pulled, outside = f"{store.uri}/students/k", tmp_path / "pulled", tmp_path / "outside"
+    assert main(["pull", uri, str(pulled)]) == 0
+    outside.mkdir()
+    (outside / "a.txt").write_text("mine")
+    if link in ("sub", ".parts"):
+        if link == "sub":
+            (pulled / "sub" / "a.txt").unlink()
+            (pulled / "sub").rmdir()
+        (pulled / link).symlink_to(outside)
+    else:
+        (pulled / link).unlink()
+        (pulled / link).symlink_to(outside / "a.txt")
+    assert "is a symbolic link" in failed(capsys, "pull", uri, pulled)
+    assert [p.name for p in outside.iterdir()] == ["a.txt"]
+    assert (outside / "a.txt").read_text() == "mine"
+
+
+def test_what_pull_refuses(store, tmp_path, cache, capsys):
+    commit(store, "students/k")
+    commit(store, "students/other", text="other")
+    uri, full = f"{store.uri}/students/k", tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("years of work")
+    assert "is not empty" in failed(capsys, "pull", uri, full)
+    assert [p.name for p in full.iterdir()] == ["thesis.tex"]
+    assert main(["pull", uri, str(tmp_path / "k")]) == 0
+    capsys.readouterr()
+    other = f"{store.uri}/students/other"
+    assert "is not empty and no pull of students/other" in failed(
+        capsys, "pull", other, tmp_path / "k"
+    )
+    assert "there is no students/none in" in failed(capsys, "pull", f"{uri[:-1]}none", full)
+    assert "names no artifact" in failed(capsys, "pull", "s3://bucket/k", full)
+    (tmp_path / "file").write_text("")
+    assert "file" in failed(capsys, "pull", uri, tmp_path / "file" / "x")
+
+
+def test_what_push_refuses(store, tmp_path, cache, capsys):
+    commit(store, "students/k")
+    pulled, uri = tmp_path / "pulled", f"{store.uri}/students/k"
+    assert main(["pull", uri, str(pulled)]) == 0
+    capsys.readouterr()
+    assert "has no manifest.json; push takes" in failed(capsys, "push", tmp_path, uri)
+    wrong = failed(capsys, "push", pulled, f"{store.uri}/teachers/k")
+    assert f"push it to {store.uri}/students/k" in wrong
+    commit(store, "students/taken", text="other")
+    assert "is another artifact" in failed(capsys, "push", pulled, f"{store.uri}/students/taken")
+    (pulled / "b.txt").write_text("hellohellp")
+    assert "b.txt does not match its manifest" in failed(capsys, "push", pulled, f"{uri}2")
+    assert [a.key for a in store.list("students")] == ["taken", "k"]
+
+
+def test_one_pull_at_a_time_into_a_directory(store, tmp_path, cache, capsys):
+    from filelock import FileLock
+
+    commit(store, "students/k")
+    uri, pulled = f"{store.uri}/students/k", tmp_path / "pulled"
+    assert main(["pull", uri, str(pulled)]) == 0
+    capsys.readouterr()
+    (pulled / ".parts").mkdir()
+    with FileLock(pulled / ".parts" / "lock"):
+        assert "another kdscale pull is at work" in failed(capsys, "pull", uri, pulled)
+    assert main(["pull", uri, str(pulled)]) == 0
