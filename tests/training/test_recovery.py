@@ -17,6 +17,10 @@ from safetensors.torch import load_file
 from world import make_config
 
 from kdscale.data.batches import BatchOrder
+from kdscale.progress import Reporter
+from kdscale.store import open_store
+from kdscale.store.exchange import push
+from kdscale.training.checkpoint import checkpoints
 from kdscale.training.metrics import batch_digest
 
 pytestmark = pytest.mark.slow
@@ -35,7 +39,7 @@ TRAIN = {
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(s3_server):  # after the object store, so that workers inherit the settings of it
     with ray_cluster_of(cpus=2) as cluster:
         yield cluster
 
@@ -55,11 +59,12 @@ class Run:
     def __init__(self, prepared, folder, address):
         shutil.copytree(prepared / "store", folder / "store")
         self.folder, self._prepared, self._address = folder, prepared, address
+        self.uri = str(folder / "store")
         self.drivers = []
 
     def start(self, workers=2, cpus_per_worker=0.4, **changes):
         config = yaml.safe_load((self._prepared / "config.yaml").read_text())
-        config["storage"] = {"uri": str(self.folder / "store")}
+        config["storage"] = {"uri": self.uri}
         config["teacher"]["train"] = {**TRAIN, **changes}
         config["cluster"] = {
             "address": self._address,
@@ -199,6 +204,32 @@ def test_a_killed_driver(run, whole, cluster):
     run.check_log()
     assert run.weights() == whole.weights()
     assert run.pieces() == []
+
+
+def test_a_killed_worker_and_driver_with_a_bucket(run, whole, cluster, s3_server):
+    """Nothing but the object store is shared: workers fetch the inputs and the checkpoints."""
+    for artifact in [*run.folder.glob("store/datasets/*"), *run.folder.glob("store/tokens/*")]:
+        target = f"s3://{s3_server.bucket}/recovery/{artifact.parent.name}/{artifact.name}"
+        push(artifact, target, Reporter())
+    run.uri = f"s3://{s3_server.bucket}/recovery"
+    workspace = open_store(run.uri).workspace("teachers", whole.artifact.name)
+
+    def reached(step):
+        return max(checkpoints(workspace), default="") >= f"step-{step:09d}"
+
+    driver = run.start()
+    wait_for(lambda: driver.running() and reached(24), "step 24")
+    os.kill(workers(cluster)[0].pid, signal.SIGKILL)
+    wait_for(lambda: driver.running() and reached(48), "step 48")
+    driver.kill()
+    assert "going on from the checkpoint of step" in driver.output
+    run.start().finish()
+    (teacher,) = open_store(run.uri).list("teachers")
+    assert teacher.facts["resumed_at"] >= 48
+    assert (teacher.path / "model.safetensors").read_bytes() == whole.weights()
+    rows = [json.loads(x) for x in (teacher.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["batches"] for row in rows] == run.expected_batches()
+    assert workspace.names() == []
 
 
 def stop_while_publishing(run, cluster):
