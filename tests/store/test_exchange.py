@@ -192,7 +192,7 @@ def test_a_manifest_that_names_a_file_twice_or_as_a_folder(tmp_path, capsys, pat
     folder.mkdir(parents=True)
     files = [{"path": path, "bytes": 0, "sha256": "0" * 64} for path in paths]
     (folder / "manifest.json").write_text(json.dumps(manifest_of(folder, files=files)))
-    assert "twice, or as a folder" in failed(capsys, "pull", folder, tmp_path / "out")
+    assert "twice, or as file and folder" in failed(capsys, "pull", folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("link", ["sub", "sub/a.txt", "b.txt", ".parts"])
