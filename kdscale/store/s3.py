@@ -17,35 +17,13 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
 from kdscale.errors import KdscaleError
-from kdscale.store.s3errors import ERRORS, MISSING_CODES, code_of, explain, is_cut
+from kdscale.store.s3errors import ERRORS, MISSING_CODES, code_of, explain
+from kdscale.store.s3retry import PATIENT, Patience, persist
 
 CONCURRENCY = 10  # requests at a time, over all files of a transfer
-# Botocore waits up to 1, 2, 4, 8, 16, 20, 20, 20, 20 s between tries, half of it on average: a
-# store that is away for 30 s is waited for, and one that is gone is reported within minutes.
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """attempts: botocore's, of a request; tries: ours, of what botocore does not retry."""
-
-    connect_s: float
-    read_s: float
-    attempts: int
-    tries: int
-
-
-PATIENT = Patience(connect_s=5, read_s=30, attempts=10, tries=5)
-QUICK = Patience(connect_s=2, read_s=3, attempts=2, tries=2)  # for a preflight
 
 
 @dataclass(frozen=True)
@@ -72,18 +50,12 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def _request(method: Callable) -> Callable:
-    """Retry what botocore does not, and raise KdscaleError for what cannot be helped."""
+    """Repeat what may pass, and raise KdscaleError for what does not."""
 
     @functools.wraps(method)
     def requested(self: Bucket, *args: Any, **kwargs: Any) -> Any:
-        tries = Retrying(
-            stop=stop_after_attempt(self.patience.tries) | stop_after_delay(60),
-            wait=wait_random_exponential(multiplier=0.5, max=10),
-            retry=retry_if_exception(is_cut),
-            reraise=True,
-        )
         try:
-            return tries(method, self, *args, **kwargs)
+            return persist(functools.partial(method, self, *args, **kwargs), self.patience)
         except ERRORS as error:
             raise explain(error, self.name, self.endpoint) from None
 
@@ -121,7 +93,7 @@ class Bucket:
         config = Config(
             connect_timeout=self.patience.connect_s,
             read_timeout=self.patience.read_s,
-            retries={"mode": "standard", "total_max_attempts": self.patience.attempts},
+            retries={"mode": "standard", "total_max_attempts": self.patience.tries},
             max_pool_connections=2 * CONCURRENCY,
         )
         try:

@@ -1,4 +1,4 @@
-"""What botocore raises, as one line that says what to set, and which of it is worth another try.
+"""What botocore raises, as one line that says what to set, and which of it may pass.
 
 Only error codes and classes are shown, never a message of the service or of botocore: a message
 may quote what was sent, and a credential must not end in a log.
@@ -18,20 +18,22 @@ from kdscale.store.workspace import DamagedError
 # Everything that a request or a transfer can fail with.
 ERRORS = (boto.BotoCoreError, boto.ClientError, Boto3Error, RetriesExceededError)
 
-# What botocore's own retries leave out: a body cut short on its way, here or there, and a
-# conditional put that met another one.
-_CUT_CODES = {
+# A body cut short on its way, here or there, a conditional put that met another one, a throttle.
+_PASSING_CODES = {
     "IncompleteBody",
     "BadDigest",
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
     "ConditionalRequestConflict",
     "OperationAborted",
+    "RequestTimeout",
+    "SlowDown",
 }
-_CUT_ERRORS = (
+_PASSING_STATUS = (429, 500, 502, 503, 504)
+_PASSING_ERRORS = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
     boto.IncompleteReadError,
-    boto.ResponseStreamingError,
-    boto.ReadTimeoutError,
     boto.FlexibleChecksumError,
     RetriesExceededError,
 )
@@ -78,9 +80,15 @@ def code_of(error: BaseException) -> str:
     return error.response.get("Error", {}).get("Code", "")
 
 
-def is_cut(error: BaseException) -> bool:
-    """Whether a fault that botocore does not retry by itself is worth another try."""
-    return isinstance(error, _CUT_ERRORS) or code_of(error) in _CUT_CODES
+def may_pass(error: BaseException) -> bool:
+    """Whether the same call may succeed a little later."""
+    if isinstance(error, boto.ClientError):
+        return code_of(error) in _PASSING_CODES or _status(error) in _PASSING_STATUS
+    return isinstance(error, _PASSING_ERRORS) and not isinstance(error, boto.SSLError)
+
+
+def _status(error: boto.ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def explain(error: Exception, bucket: str, endpoint: str | None) -> KdscaleError:
@@ -98,7 +106,7 @@ def explain(error: Exception, bucket: str, endpoint: str | None) -> KdscaleError
 
 def _explain_answer(error: boto.ClientError, where: str) -> str:
     code = code_of(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = _status(error)
     said = f"{where}: {error.operation_name} was answered {status} {code}".rstrip()
     if code in _CREDENTIAL_CODES:
         return f"{said}; the credentials are wrong or have expired: set {_KEYS}"
@@ -115,7 +123,7 @@ def _explain_answer(error: boto.ClientError, where: str) -> str:
             f"{said}; set {_KEYS} of someone who may get, put, delete and list objects in this "
             "bucket"
         )
-    if status in (429, 500, 502, 503, 504):
+    if status in _PASSING_STATUS:
         return f"{said}, try after try; the store is overloaded or down, run again later"
     return f"{said}; check storage.uri and AWS_ENDPOINT_URL"
 

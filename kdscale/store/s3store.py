@@ -15,9 +15,10 @@ from kdscale.store.cache import Cache
 from kdscale.store.fetch import Advance, Fetch, in_parallel
 from kdscale.store.filelist import MANIFEST
 from kdscale.store.protocol import Holding
-from kdscale.store.s3 import QUICK, Bucket
+from kdscale.store.s3 import Bucket
 from kdscale.store.s3files import check_attempt, fetching, send
 from kdscale.store.s3holdings import discard, holdings
+from kdscale.store.s3retry import QUICK
 from kdscale.store.s3workspace import S3Workspace
 
 PREFLIGHT_S = 7.0

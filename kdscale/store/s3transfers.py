@@ -9,14 +9,13 @@ from typing import Any
 
 from boto3.s3.transfer import ProgressCallbackInvoker, TransferConfig, create_transfer_manager
 from s3transfer.futures import TransferFuture
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from kdscale.store.fetch import Advance
 from kdscale.store.s3 import CONCURRENCY, Bucket
-from kdscale.store.s3errors import ERRORS, explain, is_cut
+from kdscale.store.s3errors import ERRORS, explain
+from kdscale.store.s3retry import persist
 
 PART_BYTES = 16 * 2**20
-_TRIES = 4  # of a whole file, after the tries of its parts
 
 
 class Transfers:
@@ -84,13 +83,7 @@ class Transfers:
                 advance(-moved)
                 raise
 
-        tries = Retrying(
-            stop=stop_after_attempt(_TRIES),
-            wait=wait_random_exponential(multiplier=1, max=20),
-            retry=retry_if_exception(is_cut),
-            reraise=True,
-        )
         try:
-            tries(attempt)
+            persist(attempt, self._bucket.patience)
         except ERRORS as error:
             raise explain(error, self._bucket.name, self._bucket.endpoint) from None
