@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from kdscale.errors import KdscaleError
 from kdscale.store.s3errors import ERRORS, MISSING_CODES, code_of, explain
-from kdscale.store.s3retry import PATIENT, Patience, persist
+from kdscale.store.s3retry import PATIENT, Patience, persist, refuse_cut_answers
 
 CONCURRENCY = 10  # requests at a time, over all files of a transfer
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}", re.IGNORECASE)
@@ -97,13 +97,15 @@ class Bucket:
             max_pool_connections=2 * CONCURRENCY,
         )
         try:
-            return boto3.session.Session().client("s3", config=config)
+            client = boto3.session.Session().client("s3", config=config)
         except ERRORS as error:
             raise explain(error, self.name, None) from None
         except ValueError:  # botocore's only word on an endpoint that is no URL
             raise KdscaleError(
                 f"bucket {self.name}: AWS_ENDPOINT_URL is no URL; set it to http(s)://host:port"
             ) from None
+        client.meta.events.register("needs-retry.s3", refuse_cut_answers)
+        return client
 
     @_request
     def get(self, key: str) -> bytes | None:

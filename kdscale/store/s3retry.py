@@ -11,13 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from botocore.exceptions import IncompleteReadError
+from botocore.model import OperationModel
+from botocore.parsers import ResponseParserError
+from s3transfer.exceptions import S3ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from kdscale.store.s3errors import may_pass
+from kdscale.store.s3errors import ERRORS, may_pass
 
 T = TypeVar("T")
+# What botocore and s3transfer raise for an answer with a header or a value cut off.
+_UNREADABLE = (KeyError, ValueError, ResponseParserError, S3ValidationError)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,14 @@ def persist(call: Callable[[], T], patience: Patience) -> T:
     """What `call` returns; it is repeated while it fails in a way that may pass."""
     first_failed: list[float] = []
 
+    def whole() -> T:
+        try:
+            return call()
+        except ERRORS:  # some of these are ValueErrors as well
+            raise
+        except _UNREADABLE as error:
+            raise IncompleteReadError(actual_bytes=0, expected_bytes="?") from error
+
     def over(state: RetryCallState) -> bool:
         first_failed.append(time.monotonic())
         waited = first_failed[-1] - first_failed[0]
@@ -54,4 +68,26 @@ def persist(call: Callable[[], T], patience: Patience) -> T:
         retry=retry_if_exception(may_pass),
         reraise=True,
     )
-    return tries(call)
+    return tries(whole)
+
+
+def refuse_cut_answers(
+    response: tuple[Any, Any] | None, operation: OperationModel, **kwargs: Any
+) -> None:
+    """A hook of botocore's "needs-retry". Raises IncompleteReadError for an answer without its end.
+
+    Python's http.client takes a connection that is cut within the headers for their end, and
+    nobody after it misses a body of which not one byte came: a listing would be empty, a file too.
+    """
+    if response is None or response[0].status_code in (204, 304):
+        return
+    answer = response[0]
+    length = answer.headers.get("Content-Length", "")
+    # Streamed bodies are counted while they are read; the answer to a HEAD has none.
+    unread = operation.has_streaming_output or operation.http["method"] == "HEAD"
+    if length.isdigit():
+        whole = unread or len(answer.content) == int(length)
+    else:
+        whole = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if not whole:
+        raise IncompleteReadError(actual_bytes=0, expected_bytes=length)

@@ -79,7 +79,7 @@ class Transfers:
 
             try:
                 submit(watch).result()
-            except ERRORS:
+            except Exception:
                 advance(-moved)
                 raise
 

@@ -68,6 +68,7 @@ def forwarder(port, s3_server):
     forwarder.listening.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_for_a_while_is_waited_for(raw, s3_uri, s3_server, port):
     """Longer than botocore waits by itself, which is a fraction of a second."""
     raw.put("a", b"x")
@@ -89,15 +90,29 @@ def test_a_store_that_stays_away_is_given_up(s3_uri, port):
     assert 3 <= time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_answers_that_are_cut_short(raw, s3_uri, forwarder):
-    """In the headers, in the body, at once."""
+    """At once, in the headers, in the body."""
     data = os.urandom(200_000)
     raw.put("a", data)
-    forwarder.downward += [10, 1_000, 100_000, 0, 150_000, 5_000]
-    assert Bucket(s3_uri).get("a") == data
-    assert not forwarder.downward
+    for cut in (*range(0, 700, 31), 1_000, 100_000):
+        forwarder.downward.append(cut)
+        assert Bucket(s3_uri).get("a") == data
+        assert not forwarder.downward
 
 
+@pytest.mark.slow
+def test_a_listing_that_is_cut_short_is_not_an_empty_one(raw, s3_uri, forwarder):
+    """gc would take what it does not see for removed."""
+    for i in range(20):
+        raw.put(f"students/k{i}/manifest.json", b"x")
+    for cut in range(0, 500, 23):
+        forwarder.downward.append(cut)
+        assert len(Bucket(s3_uri).objects("")) == 20
+        assert not forwarder.downward
+
+
+@pytest.mark.slow
 def test_a_commit_and_a_fetch_over_connections_that_are_cut(raw, s3_uri, forwarder, tmp_path):
     files = write_files(tmp_path / "x", {"large": 48 * MIB, "small": 1_000})
     store = open_store(s3_uri)
@@ -105,7 +120,7 @@ def test_a_commit_and_a_fetch_over_connections_that_are_cut(raw, s3_uri, forward
     assert store.add(files, "students", "k", manifest_of(files), lambda count: None)
     assert forwarder.made >= 2
     forwarder.upward.clear()
-    forwarder.downward += [None, 500, 2 * MIB, 9 * MIB, 70_000]
+    forwarder.downward += [None, 500, 2 * MIB, 300, 9 * MIB, 70_000, 400]
     forwarder.made, counted = 0, []
     store = open_store(s3_uri)
     artifact = store.find("students", "k")

@@ -41,6 +41,7 @@ def test_files_without_a_manifest_are_no_artifact(s3_uri, raw):
     assert store.find("students", "k") is None and store.list("students") == []
 
 
+@pytest.mark.slow
 def test_of_16_writers_one_wins_whole_and_the_others_are_told(s3_uri, raw):
     stores = [open_store(s3_uri) for _ in range(16)]
     with ThreadPoolExecutor(16) as pool:
@@ -132,6 +133,7 @@ def test_an_artifact_of_the_same_name_that_was_made_anew_is_not_taken_from_the_c
         locate(old.ref())
 
 
+@pytest.mark.slow
 def test_threads_of_a_node_share_one_download(s3_uri, cache):
     commit(open_store(s3_uri), "students/k")
     shutil.rmtree(cache)
@@ -166,6 +168,7 @@ def test_a_cache_that_cannot_be_written(s3_uri, tmp_path, monkeypatch):
         open_store(s3_uri).preflight()
 
 
+@pytest.mark.slow
 def test_a_large_object_in_parts(s3_uri, raw, cache, tmp_path):
     files = write_files(tmp_path / "x", {"large": 40 * MIB, "empty": 0})
     store = open_store(s3_uri)
