@@ -69,6 +69,16 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--strategy", help="only this strategy")
         command.set_defaults(run=_run, stage=stage)
 
+    submit = commands.add_parser("submit", help="the same as a job on a Ray cluster")
+    submit.add_argument(
+        "--address", required=True, metavar="URL", help="Ray's dashboard, http://HOST:8265"
+    )
+    submit.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    submit.add_argument("--stage", choices=STAGES, help="only this stage and what it needs")
+    _set_argument(submit)
+    submit.add_argument("--detach", action="store_true", help="do not follow the job's log")
+    submit.set_defaults(run=_submit)
+
     results = commands.add_parser(
         "results", help="the newest evaluation of a store, a row a system"
     )
@@ -98,11 +108,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override one setting"
-    )
+    _set_argument(command)
     command.add_argument(
         "--dry-run", action="store_true", help="print what is cached and what would run"
+    )
+
+
+def _set_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override one setting"
     )
 
 
@@ -177,6 +191,13 @@ def _print_table(uri: str) -> None:
     # A pipe, or a narrow terminal, must not cut numbers.
     console.width = max(WIDTH, console.width)
     console.print(results_table(systems, settings["primary"], settings["baseline"]))
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from kdscale.progress import Reporter
+    from kdscale.submit import submit
+
+    return submit(args.address, args.config, args.stage, args.set, args.detach, Reporter())
 
 
 def _results(args: argparse.Namespace) -> int:

@@ -36,6 +36,10 @@ class Cluster:
     scorers: int = 1  # Ray Data actors of the scoring stage
     cpus_per_scorer: float | None = None
     gpus_per_scorer: float = 0.0
+    worker_labels: dict[str, str] = field(default_factory=dict)
+    scorer_labels: dict[str, str] = field(default_factory=dict)
+    # Ray node labels that a node must have for training and for scoring, e.g. {market: spot}
+    wait_s: float = 0.0  # how long to wait for the nodes that an autoscaler starts; 0: not at all
 
 
 @dataclass

@@ -86,6 +86,14 @@ def check_config(config: Config) -> None:
     ):
         if value < 1:
             raise KdscaleError(f"{key} is too small")
+    if config.cluster.wait_s and None in (
+        config.cluster.cpus_per_worker,
+        config.cluster.cpus_per_scorer,
+    ):
+        raise KdscaleError(
+            "cluster.wait_s: set cluster.cpus_per_worker and cluster.cpus_per_scorer with it; a "
+            "cluster that is yet to start has no CPUs to take a share of"
+        )
     distils_lm = any(s.startswith("lm_distill") for s in config.ranker.strategies)
     for shape in config.students if distils_lm and "qkv" in config.lm.losses else []:
         if shape.hidden % config.lm.relation_heads:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from kdscale.config import Cluster
 from kdscale.errors import KdscaleError
+from kdscale.placement import HEADROOM_CPUS, Node, Plan, describe, even_share, fits
 from kdscale.progress import Reporter
 
-# What Ray's own tasks (reading a table, the train controller) need beside actors and workers.
-HEADROOM_CPUS = 0.2
+KNOCK_S = 5.0  # for a cluster's address to answer
+POLL_S = 1.0  # between two looks at the nodes of an autoscaling cluster
 
 
 def _quiet_environment() -> None:
@@ -47,15 +49,17 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
     import ray
 
     if not ray.is_initialized():
+        # RAY_ADDRESS is what Ray gives every process of a job: there its cluster is the one to
+        # use, and a second Ray beside it would take the same CPUs.
+        address = cluster.address or os.environ.get("RAY_ADDRESS")
         if reporter is not None:
-            where = cluster.address or "this machine"
-            reporter.info(f"  starting Ray ({where})")
+            started = f"connecting to Ray ({address})" if address else "starting Ray (this machine)"
+            reporter.info(f"  {started}")
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            if cluster.address:
-                ray.init(
-                    address=cluster.address, logging_level=logging.WARNING, log_to_driver=False
-                )
+            if address:
+                _knock(address)
+                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
             else:
                 ray.init(
                     # "local": else Ray would join any cluster that was started on this machine.
@@ -65,17 +69,24 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise KdscaleError(
-                f"no Ray cluster at {cluster.address or 'this machine'} "
-                f"({str(error).splitlines()[0]}); check cluster.address, or leave it out to "
-                "start Ray here"
+                f"no Ray cluster at {address or 'this machine'} "
+                f"({str(error).splitlines()[0]}); check cluster.address and RAY_ADDRESS, or leave "
+                "both out to start Ray here"
             ) from None
         # Ray takes SIGTERM for itself and would abort with a stack trace, nothing cleaned up.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
         _quiet_data_logging()
     yield ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError in seconds where nothing answers; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _quiet_data_logging() -> None:
@@ -88,15 +99,24 @@ def _quiet_data_logging() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def cpus_each(requested: float | None, count: int) -> float:
-    """CPUs of one worker or actor: what was asked for, else an even share of the cluster."""
+def cluster_nodes() -> list[Node]:
+    """The nodes that are up now."""
     import ray
 
-    if requested is not None:
-        return requested
-    total = ray.cluster_resources().get("CPU", 0.0)
-    # At least a tenth: where even that is too much, `check_fits` says so.
-    return max(0.1, math.floor((total - HEADROOM_CPUS) / count * 10) / 10)
+    return [
+        Node(
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            labels=node["Labels"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def cpus_each(plan: Plan, requested: float | None) -> float:
+    """CPUs of one of the plan's workers: what was asked for, else an even share of the nodes."""
+    return requested if requested is not None else even_share(plan, cluster_nodes())
 
 
 def threads_of(cpus: float) -> int:
@@ -104,17 +124,44 @@ def threads_of(cpus: float) -> int:
     return max(1, round(cpus))
 
 
-def check_fits(what: str, cpus: float, gpus: float, key: str) -> None:
-    """Raise KdscaleError with the numbers when a plan can never be scheduled.
+def check_fits(what: str, plan: Plan, key: str, wait_s: float = 0.0) -> None:
+    """Raise KdscaleError with the numbers when the plan cannot be placed on the cluster's nodes.
 
     Ray would wait for ever for resources that no node has; a user should hear of it at once.
+    An autoscaler starts nodes only when something waits for them, and does not tell how many it
+    may start: with wait_s (seconds) above 0 it is asked for the plan's nodes and given that long.
     """
-    import ray
+    nodes = cluster_nodes()
+    if not fits(plan, nodes) and wait_s > 0:
+        nodes = _wait_for_nodes(plan, wait_s)
+    if fits(plan, nodes):
+        return
+    resources = f"{plan.cpus:g} CPUs" + (f" and {plan.gpus:g} GPUs" if plan.gpus else "")
+    where = "".join(f" with {k}={v}" for k, v in plan.labels.items())
+    waited = f" after {wait_s:g} s" if wait_s > 0 else ""
+    advice = "raise" if wait_s > 0 else "on an autoscaling cluster set"
+    raise KdscaleError(
+        f"{what} needs {plan.count} x {resources} (each whole on one node{where}) and "
+        f"{HEADROOM_CPUS:g} CPUs for Ray's own tasks; the cluster has "
+        f"{describe(nodes, plan.labels)}{waited}; lower {key}, or {advice} cluster.wait_s"
+    )
 
-    total = ray.cluster_resources()
-    have_cpus, have_gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    if cpus + HEADROOM_CPUS > have_cpus or gpus > have_gpus:
-        raise KdscaleError(
-            f"{what} needs {cpus:g} CPUs (and {HEADROOM_CPUS:g} for Ray's own tasks) and {gpus:g} "
-            f"GPUs, the cluster has {have_cpus:g} and {have_gpus:g}; lower {key}"
-        )
+
+def _wait_for_nodes(plan: Plan, wait_s: float) -> list[Node]:
+    """Ask the autoscaler for the plan's nodes; the nodes when they fit, or when time is up."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": plan.cpus, "GPU": plan.gpus} if plan.gpus else {"CPU": plan.cpus}
+    bundles, labels = [bundle] * plan.count, [plan.labels] * plan.count
+    # Ray's own tasks need a place too, whichever node it is on.
+    request_resources(
+        bundles=[*bundles, {"CPU": HEADROOM_CPUS}], bundle_label_selectors=[*labels, {}]
+    )
+    try:
+        deadline = time.monotonic() + wait_s
+        while not fits(plan, nodes := cluster_nodes()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return nodes
+    finally:
+        # The request stands until it is withdrawn, and would keep idle nodes up for ever.
+        request_resources(bundles=[])

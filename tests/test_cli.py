@@ -51,6 +51,7 @@ def test_a_missing_config_is_one_line(command, capsys):
 )
 def test_a_mistake_in_the_config_is_one_line_before_any_work(tmp_path, capsys, override, message):
     path = make_config(tmp_path)
+    capsys.readouterr()  # saving a model may show a bar
     assert main(["run", str(path), "--set", override]) == 1
     errors = capsys.readouterr().err
     assert message in errors and errors.startswith("kdscale: ")

@@ -66,6 +66,8 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("seed: hello", "seed: expected int, not 'hello'"),
         ("seed: 1.5", "seed: expected int"),
         ("seed: true", "seed: expected int"),
+        ("cluster: {wait_s: 60, cpus_per_worker: 2}", "wait_s: set .* cluster.cpus_per_scorer"),
+        ("cluster: {worker_labels: spot}", "cluster.worker_labels: a mapping"),
         ("teacher: 3", "teacher: a group of settings"),
         ("students: tiny", "students: a list"),
         ("students: [tiny]", "no shape 'tiny'"),

@@ -1,4 +1,4 @@
-"""What docs/your-own-corpus.md tells people to write and to type is what kdscale understands."""
+"""What docs/ tells people to write and to type is what kdscale understands."""
 
 import re
 import shlex
@@ -10,13 +10,23 @@ import yaml
 from kdscale.cli import _parser
 from kdscale.configload import load_config
 
-TEXT = (Path(__file__).parent.parent / "docs/your-own-corpus.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT, CLUSTER = (
+    (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for name in ("your-own-corpus.md", "cluster.md")
+)
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [
-    line.split("#")[0].strip()
-    for line in TEXT.replace("\\\n", " ").splitlines()
-    if line.startswith("    kdscale ")
-]
+
+
+def commands(text, program="kdscale"):
+    return [
+        line.split("#")[0].strip()
+        for line in text.replace("\\\n", " ").splitlines()
+        if re.match(rf" +{program} ", line)
+    ]
+
+
+COMMANDS = commands(TEXT) + commands(CLUSTER)
 
 
 def test_the_config_is_complete(tmp_path):
@@ -45,3 +55,38 @@ def test_every_command_of_the_program_is_told_of():
     told = {command.split()[1] for command in COMMANDS}
     (subparsers,) = (a for a in _parser()._actions if getattr(a, "choices", None))
     assert told == set(subparsers.choices)
+
+
+def test_the_config_of_the_cluster_guide(tmp_path):
+    path = tmp_path / "mycorpus.yaml"
+    (block,) = re.findall(r"```yaml\n(.*?)```", CLUSTER, re.DOTALL)
+    path.write_text(block)
+    cluster = load_config(path).cluster
+    manifest = yaml.safe_load((ROOT / "cluster/raycluster.yaml").read_text())
+    groups = manifest["spec"]["workerGroupSpecs"]
+    assert [cluster.worker_labels, cluster.scorer_labels] == [g["labels"] for g in groups[:2]]
+    assert cluster.workers <= groups[0]["maxReplicas"]
+    assert cluster.scorers <= groups[1]["maxReplicas"]
+
+
+def test_files_that_the_guides_name_are_there():
+    named = re.findall(
+        r"(?:-f |`|up |down |dashboard )((?:cluster|configs|jobs)/[\w./-]*)", CLUSTER
+    )
+    assert len(set(named)) >= 6
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_the_ray_commands_of_the_cluster_guide_are_rays():
+    from ray.scripts.scripts import cli
+
+    told = commands(CLUSTER, "ray")
+    assert len(told) == 7
+    for line in told:
+        words = shlex.split(line)[1:]
+        group = cli
+        while hasattr(group, "commands"):
+            group = group.commands[words.pop(0)]
+        known = {option for parameter in group.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line

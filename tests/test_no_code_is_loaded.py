@@ -14,7 +14,7 @@ from kdscale.errors import KdscaleError
 PACKAGE = Path(kdscale.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 UNPICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-BUILTINS = {"eval", "exec", "compile", "__import__", "input"}
+BUILTINS = {"eval", "exec", "compile", "__import__"}
 # Calls by their last name, and the module's name before it where the last alone says too little.
 CALLS = {
     "torch.load", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter",

@@ -184,7 +184,7 @@ def test_a_stopped_stage_leaves_no_half_artifact(tmp_path, signum):
     )
     store = tmp_path / "store"
     deadline = time.monotonic() + 240
-    while not list(store.glob(".work/teachers/*/checkpoints/step-*")):
+    while not list(store.glob(".work/teachers/*/step-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     os.kill(process.pid, signum)

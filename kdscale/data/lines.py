@@ -17,9 +17,8 @@ T = TypeVar("T")
 Texts = Iterator[tuple[str, str] | Reject]  # (id, text)
 TextsReader = Callable[[Path], Texts]
 
-MAX_LINE = (
-    16 * 2**20
-)  # bytes: far above any passage, and a gzip bomb without a line break stops here
+# Bytes: far above any passage, and a gzip bomb without a line break stops here.
+MAX_LINE = 16 * 2**20
 TOO_LONG = "longer than 16 MiB"
 NOT_UTF8 = "not UTF-8"
 EMPTY_ID = "empty id"

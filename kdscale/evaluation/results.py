@@ -11,7 +11,8 @@ from typing import Any
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store import open_store, split_artifact
-from kdscale.store.artifact import MANIFEST, parse_manifest, verify_files
+from kdscale.store.artifact import parse_manifest, verify_files
+from kdscale.store.filelist import MANIFEST
 
 EVALUATIONS = "evaluations"
 SYSTEMS = "systems.json"

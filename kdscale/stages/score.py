@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kdscale.config import Cluster
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import TRAIN
 from kdscale.data.schema import SCORES
@@ -29,6 +29,7 @@ from kdscale.data.score_blocks import (
 )
 from kdscale.data.shards import write_shards
 from kdscale.errors import KdscaleError
+from kdscale.placement import Plan
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 from kdscale.stages.context import StageContext
 from kdscale.store import Workspace, locate
@@ -63,12 +64,13 @@ def run(ctx: StageContext) -> dict[str, Any]:
     seconds = 0.0
     if todo:
         with ray_session(cluster, ctx.reporter):
-            cpus = cpus_each(cluster.cpus_per_scorer, cluster.scorers)
+            plan = Plan(cluster.scorers, 0.0, cluster.gpus_per_scorer, cluster.scorer_labels)
+            plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_scorer))
             check_fits(
-                f"cluster.scorers={cluster.scorers} of {cpus:g} CPUs",
-                cluster.scorers * cpus,
-                cluster.scorers * cluster.gpus_per_scorer,
+                f"cluster.scorers={cluster.scorers}",
+                plan,
                 "cluster.scorers or cluster.cpus_per_scorer",
+                cluster.wait_s,
             )
             actor = {
                 "teacher": teacher.ref(),
@@ -76,14 +78,14 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 "workspace": ctx.workspace,
                 "batch_tokens": config.batch_tokens,
                 "precision": config.precision,
-                "threads": threads_of(cpus),
+                "threads": threads_of(plan.cpus),
                 "device": device,
             }
             began = time.monotonic()
             with ctx.reporter.task("scoring pairs", pairs.num_rows) as task:
                 task.update(sum(table.num_rows for table in tables.values()))
                 scored = 0
-                for name in _score_blocks(list(todo.values()), cluster, cpus, actor):
+                for name in _score_blocks(list(todo.values()), plan, actor):
                     scored += todo[name].num_rows
                     rate = scored / (time.monotonic() - began)
                     task.advance(todo[name].num_rows, f"{rate:.0f} pairs/s")
@@ -152,9 +154,7 @@ class TeacherActor:
         )
 
 
-def _score_blocks(
-    blocks: list[pa.Table], cluster: Cluster, cpus: float, actor: dict[str, Any]
-) -> Iterator[str]:
+def _score_blocks(blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]) -> Iterator[str]:
     """The names of the blocks, in the order in which the actors finish."""
     import ray.data
 
@@ -163,9 +163,10 @@ def _score_blocks(
     scored = ray.data.from_arrow(blocks).map_batches(
         TeacherActor,
         fn_constructor_kwargs=actor,
-        compute=ray.data.ActorPoolStrategy(size=min(cluster.scorers, len(blocks))),
-        num_cpus=cpus,
-        num_gpus=cluster.gpus_per_scorer,
+        compute=ray.data.ActorPoolStrategy(size=min(plan.count, len(blocks))),
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
+        label_selector=plan.labels or None,
         batch_format="pyarrow",
         batch_size=None,
     )

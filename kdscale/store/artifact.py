@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
+from kdscale.store.filelist import MANIFEST, check_files
 
-MANIFEST = "manifest.json"
-PARTS = ".parts"  # below a directory that is being fetched: files not yet whole
 SCHEMA_VERSION = 1
-DEEPEST = 50  # levels of a config or of facts
 # Every kind of artifact there is, in the order in which they are made.
 KINDS = (
     "datasets",
@@ -31,7 +28,7 @@ KINDS = (
 
 # What a kind, a key or a piece may be called: nothing that could be taken for a path.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile("[0-9a-f]{64}")
+DEEPEST = 50  # levels of a manifest's JSON
 
 
 @dataclass(frozen=True)
@@ -156,13 +153,14 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         identity = {
             k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")
         }
-        unchanged = sha256_json(identity) == manifest["digest"]
+        digest = sha256_json(identity)
+        is_whole = digest == manifest["digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KdscaleError(
             f"{where} is not a kdscale manifest ({type(error).__name__}); remove that artifact "
             "and run again"
         ) from None
-    if not unchanged:
+    if not is_whole:
         raise KdscaleError(f"{where} was changed after it was written; remove it and run again")
     if manifest["schema"] != SCHEMA_VERSION:
         raise KdscaleError(
@@ -180,18 +178,21 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
 
 def _fault_of_fields(manifest: dict[str, Any]) -> str | None:
     """The first field whose value is not of its kind: a digest is no proof of sense."""
+
+    def is_input(entry: Any) -> bool:
+        return isinstance(entry, dict) and all(
+            isinstance(entry.get(k), str) for k in ("name", "digest")
+        )
+
     kinds: dict[str, type] = {
         **dict.fromkeys(("kind", "stage", "created", "kdscale"), str),
         **dict.fromkeys(("config", "inputs", "facts"), dict),
     }
-    for field_name, kind in kinds.items():
-        if not isinstance(manifest.get(field_name), kind):
-            return field_name
-    for entry in manifest["inputs"].values():
-        if not isinstance(entry, dict) or not all(
-            isinstance(entry.get(k), str) for k in ("name", "digest")
-        ):
-            return "inputs"
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            return name
+    if not all(map(is_input, manifest["inputs"].values())):
+        return "inputs"
     return next((k for k in ("config", "facts") if _is_deeper(manifest[k], DEEPEST)), None)
 
 
@@ -199,54 +200,6 @@ def _is_deeper(value: Any, levels: int) -> bool:
     """Whether a JSON value is nested deeper: what shows it later need not fear to recurse."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels == 0 or any(_is_deeper(v, levels - 1) for v in inner)
-
-
-def check_files(files: Any, where: str) -> None:
-    """Raise KdscaleError for a list of files that `list_files` cannot have written.
-
-    No path leads outside its directory, however it is spelt and whatever the system; none is
-    there twice, or is the folder of another, not even where large and small letters are one: so
-    what is written below a directory is what the list says.
-    """
-    if not isinstance(files, list) or not all(map(_is_file_entry, files)):
-        raise KdscaleError(f"{where} has a list of files that is none; remove it and run again")
-    paths = [f["path"] for f in files]
-    for path in paths:
-        if not _is_inside(path):
-            raise KdscaleError(
-                f"{where} names a file outside its artifact, or by an unsafe path: {path!r}"
-            )
-    folded = [unicodedata.normalize("NFC", path).casefold() for path in paths]
-    folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}
-    if len(set(folded)) < len(folded) or folders & set(folded):
-        raise KdscaleError(f"{where} names a file twice, or as a folder; refused")
-
-
-def _is_file_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and "path" in entry
-        and type(entry.get("bytes")) is int
-        and 0 <= entry["bytes"] < 2**63
-        and isinstance(entry.get("sha256"), str)
-        and _SHA256.fullmatch(entry["sha256"]) is not None
-    )
-
-
-def _is_inside(path: Any) -> bool:
-    """Whether it is a plain relative path, spelt the one way that `list_files` spells it."""
-    if not isinstance(path, str):
-        return False
-    parts = path.split("/")
-    return (
-        path.isprintable()
-        and "\\" not in path
-        and path[1:2] != ":"  # a drive of Windows
-        and not {"", ".", ".."} & set(parts)
-        and parts[0].casefold() not in (MANIFEST, PARTS)
-        and all(len(part.encode()) <= 255 for part in parts)
-        and len(path.encode()) <= 1024  # what an object's key may have
-    )
 
 
 def verify_files(directory: Path, manifest: dict[str, Any]) -> None:

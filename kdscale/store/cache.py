@@ -22,16 +22,15 @@ from filelock import FileLock
 
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
-from kdscale.store.artifact import MANIFEST
 from kdscale.store.fetch import Fetch, fetch_files
+from kdscale.store.filelist import MANIFEST
 
 STALE_AFTER_S = 24 * 3600
 
 
 def cache_root() -> Path:
-    return user_path(
-        os.environ.get("KDSCALE_CACHE") or "~/.cache/kdscale", "KDSCALE_CACHE"
-    ).resolve()
+    folder = os.environ.get("KDSCALE_CACHE") or "~/.cache/kdscale"
+    return user_path(folder, "KDSCALE_CACHE").resolve()
 
 
 class Cache:

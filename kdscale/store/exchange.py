@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, split_artifact
-from kdscale.store.artifact import MANIFEST, PARTS, parse_manifest, verify_files
+from kdscale.store.artifact import parse_manifest, verify_files
 from kdscale.store.fetch import Advance, fetch_files
+from kdscale.store.filelist import MANIFEST, PARTS
 
 
 def pull(uri: str, directory: Path, reporter: Reporter) -> Artifact:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import PARTS, sha256_file
+from kdscale.store.artifact import sha256_file
+from kdscale.store.filelist import PARTS
 from kdscale.store.workspace import DamagedError
 
 FILES_AT_ONCE = 4

@@ -18,15 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import (
-    KINDS,
-    MANIFEST,
-    Artifact,
-    newest_first,
-    parse_manifest,
-    verify_files,
-)
+from kdscale.store.artifact import KINDS, Artifact, newest_first, parse_manifest, verify_files
 from kdscale.store.fetch import Advance, Fetch, fetch_files, fetch_from
+from kdscale.store.filelist import MANIFEST
 from kdscale.store.protocol import Holding
 from kdscale.store.workspace import LocalWorkspace
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST
 from kdscale.store.fetch import FILES_AT_ONCE, Advance, Fetch, in_parallel
+from kdscale.store.filelist import MANIFEST
 from kdscale.store.s3 import Bucket
 from kdscale.store.s3transfers import Transfers
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from kdscale.store.artifact import KINDS, MANIFEST
+from kdscale.store.artifact import KINDS
+from kdscale.store.filelist import MANIFEST
 from kdscale.store.protocol import Holding
 from kdscale.store.s3 import Bucket, Object
 from kdscale.store.s3files import stored_attempt

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST, NAME, Artifact, newest_first, parse_manifest
+from kdscale.store.artifact import NAME, Artifact, newest_first, parse_manifest
 from kdscale.store.cache import Cache
 from kdscale.store.fetch import Advance, Fetch, in_parallel
+from kdscale.store.filelist import MANIFEST
 from kdscale.store.protocol import Holding
 from kdscale.store.s3 import Bucket
 from kdscale.store.s3files import check_attempt, fetching, send

@@ -6,8 +6,9 @@ import uuid
 from pathlib import Path
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import MANIFEST, NAME, list_files
+from kdscale.store.artifact import NAME, list_files
 from kdscale.store.cache import Cache
+from kdscale.store.filelist import MANIFEST
 from kdscale.store.s3 import Bucket
 from kdscale.store.s3files import check_attempt, fetching, send
 from kdscale.store.workspace import check_name, parse_piece, piece_manifest

@@ -16,15 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdscale.errors import KdscaleError
-from kdscale.store.artifact import (
-    MANIFEST,
-    NAME,
-    SCHEMA_VERSION,
-    check_files,
-    list_files,
-    sha256_json,
-    verify_files,
-)
+from kdscale.store.artifact import NAME, SCHEMA_VERSION, list_files, sha256_json, verify_files
+from kdscale.store.filelist import MANIFEST, check_files
 
 
 class DamagedError(KdscaleError):

@@ -16,16 +16,17 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdscale.config import Cluster, Train
 from kdscale.errors import KdscaleError
+from kdscale.placement import Plan
 from kdscale.progress import Reporter
 from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
 from kdscale.store import DamagedError, Workspace
-from kdscale.store.artifact import MANIFEST
+from kdscale.store.filelist import MANIFEST
 
 MAX_WORKER_FAILURES = 3  # a node taken away with a notice does not count
 POLL_S = 1.0
@@ -123,12 +124,13 @@ def _train_on_ray(
         from ray.train.torch import TorchTrainer
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        cpus = cpus_each(cluster.cpus_per_worker, cluster.workers)
+        plan = Plan(cluster.workers, 0.0, cluster.gpus_per_worker, cluster.worker_labels)
+        plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_worker))
         check_fits(
             f"training with {cluster.workers} workers",
-            cluster.workers * cpus,
-            cluster.workers * cluster.gpus_per_worker,
+            plan,
             "cluster.workers or cluster.cpus_per_worker",
+            cluster.wait_s,
         )
         # On the driver's node: it must not go with a worker's.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -138,13 +140,14 @@ def _train_on_ray(
             train_loop_config={
                 "job": job,
                 "workspace": workspace,
-                "threads": threads_of(cpus),
+                "threads": threads_of(plan.cpus),
                 "board": board,
             },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
                 use_gpu=cluster.gpus_per_worker > 0,
-                resources_per_worker=_resources(cpus, cluster.gpus_per_worker),
+                resources_per_worker=_resources(plan.cpus, cluster.gpus_per_worker),
+                label_selector=cluster.worker_labels or None,
             ),
             run_config=ray.train.RunConfig(
                 # A name of its own: Ray silently resumes a run whose name it has seen.

@@ -127,7 +127,7 @@ def test_bad_lines_are_refused_with_their_reason(ray_cluster, encoder, beir, tmp
         json.loads(x) for x in (tmp_path / "dataset" / "rejected.jsonl").read_text().splitlines()
     ]
     reasons = {(x["file"].split("/")[-1], x["line"]): x["reason"] for x in lines}
-    assert reasons[("corpus.jsonl", 163)] == reasons[("passages", 164)] == "not UTF-8"
+    assert reasons[("corpus.jsonl", 163)] == reasons[("corpus.jsonl", 164)] == "not UTF-8"
     assert reasons[("passages", 161)].startswith("duplicate id")
     assert reasons[("passages", 162)] == "empty text"
     assert ("corpus.jsonl", 165) in reasons

@@ -67,5 +67,5 @@ def test_actors_that_cannot_fit_are_refused_at_once(inputs, tmp_path, ray_cluste
     config, folders = inputs
     have = ray_cluster.cluster_resources()["CPU"]
     config.cluster = Cluster(scorers=int(have), cpus_per_scorer=1.0)
-    with pytest.raises(KdscaleError, match=rf"scorers={have:g} of 1 CPUs needs {have:g} CPUs"):
+    with pytest.raises(KdscaleError, match=rf"scorers={have:g} needs {have:g} x 1 CPUs"):
         run_stage(run, config, tmp_path / "scores", **folders)

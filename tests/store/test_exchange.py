@@ -107,6 +107,7 @@ def test_a_push_and_a_pull_that_are_killed_go_on_where_they_were(
 ):
     uri = f"{s3_uri}/students/large"
     kill_when(["push", large, uri], lambda: len(raw.names("students/large/")) >= 2)
+    time.sleep(3)  # what was on its way when the sender died may still be stored
     sent = raw.names("students/large/")
     assert not any(name.endswith(("manifest.json", "model.bin")) for name in sent)
     assert main(["push", str(large), uri]) == 0
@@ -180,7 +181,7 @@ def test_a_hostile_manifest_writes_nothing(store, tmp_path, cache, request, path
         Path(store.uri, "students/k/manifest.json").write_text(data)
     before = sorted(tmp_path.rglob("*"))
     message = failed(capsys, "pull", f"{store.uri}/students/k", tmp_path / "pulled" / "here")
-    assert "names a file outside its artifact" in message
+    assert ("names a file outside" if isinstance(path, str) else "(in files)") in message
     assert sorted(p for p in tmp_path.rglob("*") if cache not in (p, *p.parents)) == [
         p for p in before if cache not in (p, *p.parents)
     ]
@@ -192,7 +193,7 @@ def test_a_manifest_that_names_a_file_twice_or_as_a_folder(tmp_path, capsys, pat
     folder.mkdir(parents=True)
     files = [{"path": path, "bytes": 0, "sha256": "0" * 64} for path in paths]
     (folder / "manifest.json").write_text(json.dumps(manifest_of(folder, files=files)))
-    assert "twice, or as a folder" in failed(capsys, "pull", folder, tmp_path / "out")
+    assert "twice, or as file and folder" in failed(capsys, "pull", folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("link", ["sub", "sub/a.txt", "b.txt", ".parts"])

@@ -78,7 +78,7 @@ def test_a_damaged_piece_is_found_before_use(workspace, tmp_path, damage):
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", "", 3])
 def test_a_piece_never_names_a_file_outside(path):
     files = [{"path": path, "bytes": 1, "sha256": "0" * 64}]
-    with pytest.raises(KdscaleError, match="outside"):
+    with pytest.raises(KdscaleError, match="outside" if isinstance(path, str) else "in files"):
         parse_piece(json.dumps(piece_manifest("p", files)).encode(), "m")
 
 

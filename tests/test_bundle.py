@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from world import make_config
+
+from kdscale import bundle
+from kdscale.configload import load_config
+from kdscale.errors import KdscaleError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_a_job_is_sent_the_package_the_entry_points_and_one_config(tmp_path):
+    config = load_config(CONFIGS[0], ["seed=7"])
+    size = bundle.build_bundle(config, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "jobs", "kdscale"]
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert size == sum(p.stat().st_size for p in files) < 2 * bundle.MIB
+    assert {p.suffix for p in files} == {".py", ".yaml", ".html", ".css", ".js"}
+    assert (tmp_path / "kdscale/report/page.html").is_file()
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 7
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_config_that_is_sent_is_the_config(path, tmp_path):
+    config = load_config(path)
+    bundle.build_bundle(config, tmp_path)
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_job_above_rays_limit_is_refused_with_what_is_large(tmp_path, monkeypatch):
+    config = load_config(make_config(tmp_path))
+    monkeypatch.setattr(bundle, "LIMIT_BYTES", bundle.MIB // 8)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KdscaleError, match=r"Ray takes 0; move out of kdscale/\S+ \(0 MiB\), "):
+        bundle.build_bundle(config, tmp_path / "out")
+
+
+def test_an_installation_without_entry_points(tmp_path, monkeypatch):
+    (tmp_path / "kdscale").mkdir()
+    monkeypatch.setattr("kdscale.__file__", str(tmp_path / "kdscale" / "__init__.py"))
+    with pytest.raises(KdscaleError, match="install kdscale from a clone"):
+        bundle.build_bundle(load_config(CONFIGS[0]), tmp_path / "out")
