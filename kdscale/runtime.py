@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from kdscale.config import Cluster
@@ -114,9 +115,24 @@ def cluster_nodes() -> list[Node]:
     ]
 
 
-def cpus_each(plan: Plan, requested: float | None) -> float:
-    """CPUs of one of the plan's workers: what was asked for, else an even share of the nodes."""
-    return requested if requested is not None else even_share(plan, cluster_nodes())
+def plan_workers(
+    what: str,
+    count: int,
+    cpus: float | None,
+    gpus: float,
+    labels: dict[str, str],
+    key: str,
+    wait_s: float = 0.0,
+) -> Plan:
+    """`count` workers of so many CPUs each (None: an even share of the nodes), which fit.
+
+    Raises KdscaleError as `check_fits` does; what, key, wait_s: its own.
+    """
+    plan = Plan(count, cpus or 0.0, gpus, labels)
+    if cpus is None:
+        plan = replace(plan, cpus=even_share(plan, cluster_nodes()))
+    check_fits(what, plan, key, wait_s)
+    return plan
 
 
 def threads_of(cpus: float) -> int:

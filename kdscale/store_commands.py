@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdscale.store import Store
 
 
 def add_to(commands: Any) -> None:
@@ -58,14 +61,25 @@ def _push(args: argparse.Namespace) -> int:
     return 0
 
 
+def _existing(uri: str) -> Store:
+    """The store at `uri`. Raises KdscaleError for a folder that is not there: a slip of the
+    keyboard must not pass for an empty store."""
+    from kdscale.errors import KdscaleError
+    from kdscale.store import LocalStore, open_store
+
+    store = open_store(uri)
+    if isinstance(store, LocalStore) and not store.root.is_dir():
+        raise KdscaleError(f"no store at {store.root}; give what storage.uri of a config names")
+    return store
+
+
 def _artifacts(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.filesize import decimal
 
-    from kdscale.store import open_store
     from kdscale.store.inventory import all_artifacts, artifacts_json, artifacts_table
 
-    store = open_store(args.uri)
+    store = _existing(args.uri)
     store.preflight(writing=False)
     artifacts = all_artifacts(store)
     if args.format == "json":
@@ -88,10 +102,9 @@ def _gc(args: argparse.Namespace) -> int:
     from rich.filesize import decimal
 
     from kdscale.progress import Reporter
-    from kdscale.store import open_store
     from kdscale.store.gc import make_plan
 
-    store, reporter = open_store(args.uri), Reporter()
+    store, reporter = _existing(args.uri), Reporter()
     store.preflight(writing=not args.dry_run)
     plan = make_plan(store, args.keep)
     done = "would remove" if args.dry_run else "removed"

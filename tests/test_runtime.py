@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from kdscale.config import Cluster as Settings
 from kdscale.errors import KdscaleError
 from kdscale.placement import Plan
-from kdscale.runtime import check_fits, cpus_each, ray_session
+from kdscale.runtime import check_fits, plan_workers, ray_session
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
 cluster.add_node(num_cpus=2, labels={"market": "spot"})
@@ -43,8 +43,7 @@ with ray_session(Settings(address=cluster.address)):
         print(error)
     # What is said to fit is placed by Ray; an even share is one that is.
     for count in (1, 2, 3):
-        plan = Plan(count, cpus_each(Plan(count, 0), None))
-        check_fits("training", plan, "cluster.workers")
+        plan = plan_workers("training", count, None, 0.0, {}, "cluster.workers")
         group = ray.util.placement_group([{"CPU": plan.cpus}] * count)
         assert group.wait(20), plan
         ray.util.remove_placement_group(group)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from kdscale.data.score_blocks import (
 from kdscale.data.shards import write_shards
 from kdscale.errors import KdscaleError
 from kdscale.placement import Plan
-from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
+from kdscale.runtime import plan_workers, ray_session, threads_of
 from kdscale.stages.context import StageContext
 from kdscale.store import Workspace, locate
 
@@ -64,11 +63,12 @@ def run(ctx: StageContext) -> dict[str, Any]:
     seconds = 0.0
     if todo:
         with ray_session(cluster, ctx.reporter):
-            plan = Plan(cluster.scorers, 0.0, cluster.gpus_per_scorer, cluster.scorer_labels)
-            plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_scorer))
-            check_fits(
+            plan = plan_workers(
                 f"cluster.scorers={cluster.scorers}",
-                plan,
+                cluster.scorers,
+                cluster.cpus_per_scorer,
+                cluster.gpus_per_scorer,
+                cluster.scorer_labels,
                 "cluster.scorers or cluster.cpus_per_scorer",
                 cluster.wait_s,
             )

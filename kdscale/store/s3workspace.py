@@ -22,6 +22,7 @@ class S3Workspace:
         self._base = f".work/{kind}/{key}"
         self._bucket = Bucket(uri)
         self._cache = Cache(uri)
+        self._swept = False
 
     def __reduce__(self) -> tuple:
         return S3Workspace, self._address
@@ -46,8 +47,10 @@ class S3Workspace:
             raise KdscaleError(f"{where} is gone; run again")
         manifest = parse_piece(data, f"{where}/{MANIFEST}")
         check_attempt(manifest, f"{where}/{MANIFEST}")
-        # Another node's `clear` does not reach the copies on this one.
-        self._cache.sweep(".work/*/*/*")
+        if not self._swept:
+            # Another node's `clear` does not reach the copies on this one.
+            self._cache.sweep(".work/*/*/*")
+            self._swept = True
         return self._cache.materialise(
             base, manifest, where, lambda: fetching(self._bucket, base, manifest)
         )

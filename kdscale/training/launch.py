@@ -16,15 +16,14 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdscale.config import Cluster, Train
 from kdscale.errors import KdscaleError
-from kdscale.placement import Plan
 from kdscale.progress import Reporter
-from kdscale.runtime import check_fits, cpus_each, ray_session, threads_of
+from kdscale.runtime import plan_workers, ray_session, threads_of
 from kdscale.store import DamagedError, Workspace
 from kdscale.store.filelist import MANIFEST
 
@@ -124,11 +123,12 @@ def _train_on_ray(
         from ray.train.torch import TorchTrainer
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        plan = Plan(cluster.workers, 0.0, cluster.gpus_per_worker, cluster.worker_labels)
-        plan = replace(plan, cpus=cpus_each(plan, cluster.cpus_per_worker))
-        check_fits(
+        plan = plan_workers(
             f"training with {cluster.workers} workers",
-            plan,
+            cluster.workers,
+            cluster.cpus_per_worker,
+            cluster.gpus_per_worker,
+            cluster.worker_labels,
             "cluster.workers or cluster.cpus_per_worker",
             cluster.wait_s,
         )

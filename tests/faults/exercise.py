@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from store_world import manifest_of
+
 from kdscale.errors import KdscaleError
 from kdscale.store import Store, open_store
-from kdscale.store.artifact import KINDS, build_manifest, list_files
+from kdscale.store.artifact import KINDS, list_files
 
 WRITERS = 3
 _CACHE_LOCK = threading.Lock()
@@ -79,17 +81,7 @@ class Exercise:
 
     def _write(self, key: str, source: Path) -> bool:
         store = self._store()
-        files = list_files(source)
-        manifest = build_manifest(
-            kind="datasets",
-            stage="prepare",
-            config={},
-            inputs={},
-            files=files,
-            facts={},
-            created="2026-01-01T00:00:00+00:00",
-            version="0",
-        )
+        manifest = manifest_of(source, kind="datasets")
 
         def commit() -> bool:
             with store.staging("datasets", key) as staged:

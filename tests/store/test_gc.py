@@ -169,7 +169,16 @@ def test_the_list_of_artifacts(filled, capsys):
 
 
 def test_an_empty_store_has_no_artifacts(store, capsys):
+    if isinstance(store, LocalStore):
+        store.root.mkdir()
     assert main(["artifacts", store.uri]) == 0
     assert capsys.readouterr().out == f"0 artifacts, 0 bytes, in {store.uri}\n"
     assert main(["artifacts", store.uri, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.parametrize("command", ["artifacts", "gc"])
+def test_a_folder_that_is_not_there_is_no_empty_store(tmp_path, capsys, command):
+    assert main([command, str(tmp_path / "slip")]) == 1
+    assert f"no store at {tmp_path / 'slip'}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -2,31 +2,18 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from store_world import manifest_of
 
 from kdscale.errors import KdscaleError
 from kdscale.store import LocalStore, open_store
-from kdscale.store.artifact import build_manifest, list_files, parse_manifest
-
-
-def _manifest(directory, **changes):
-    values = {
-        "kind": "things",
-        "stage": "make",
-        "config": {"a": 1},
-        "inputs": {},
-        "files": list_files(directory),
-        "facts": {"seconds": 1.5},
-        "created": "2026-01-01T00:00:00+00:00",
-        "version": "0",
-    }
-    return build_manifest(**{**values, **changes})
+from kdscale.store.artifact import parse_manifest
 
 
 def _commit(store, key="k", text="hello"):
     with store.staging("things", key) as out:
         (out / "sub").mkdir()
         (out / "sub" / "a.txt").write_text(text)
-        return store.commit(out, "things", key, _manifest(out))
+        return store.commit(out, "things", key, manifest_of(out, kind="things"))
 
 
 def test_commit_then_find(tmp_path):
@@ -92,16 +79,16 @@ def test_what_is_no_manifest_is_refused(data):
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", ""])
 def test_a_manifest_never_names_a_file_outside(tmp_path, path):
     files = [{"path": path, "bytes": 1, "sha256": "0" * 64}]
-    data = json.dumps(_manifest(tmp_path, files=files)).encode()
+    data = json.dumps(manifest_of(tmp_path, files=files)).encode()
     with pytest.raises(KdscaleError, match="outside its artifact"):
         parse_manifest(data, "m")
 
 
 def test_the_digest_ignores_time_and_facts_and_nothing_else(tmp_path):
-    base = _manifest(tmp_path)["digest"]
-    assert _manifest(tmp_path, facts={"seconds": 9.0}, created="later")["digest"] == base
-    assert _manifest(tmp_path, config={"a": 2})["digest"] != base
-    assert _manifest(tmp_path, inputs={"x": {"name": "n", "digest": "d"}})["digest"] != base
+    base = manifest_of(tmp_path)["digest"]
+    assert manifest_of(tmp_path, facts={"seconds": 9.0}, created="later")["digest"] == base
+    assert manifest_of(tmp_path, config={"a": 2})["digest"] != base
+    assert manifest_of(tmp_path, inputs={"x": {"name": "n", "digest": "d"}})["digest"] != base
 
 
 def test_preflight_names_a_folder_that_cannot_be_written(tmp_path):

@@ -1,6 +1,8 @@
 import json
 import os
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,17 +97,19 @@ class Hostile:
         return os.mkdir, (str(self.mark),)
 
 
+def _files_of(workspace, name, directory):
+    """A copy of a piece's files that can be changed and published again."""
+    ignore = shutil.ignore_patterns("manifest.json")
+    return Path(shutil.copytree(workspace.fetch(name), directory, ignore=ignore))
+
+
 @pytest.mark.parametrize("name", ["module.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_a_pickle_in_a_checkpoint_is_never_loaded(workspace, log, tmp_path, name, form):
     """In the place of each file, with a manifest that calls it sound, and under other names."""
     module, engine = _trained(1)
     checkpoint.save(workspace, 1, module, engine, log)
-    hostile = tmp_path / "hostile"
-    hostile.mkdir()
-    for path in workspace.fetch("step-000000001").iterdir():
-        if path.name != "manifest.json":
-            (hostile / path.name).write_bytes(path.read_bytes())
+    hostile = _files_of(workspace, "step-000000001", tmp_path / "hostile")
     mark = tmp_path / "was-run"
     for place in (name, "pytorch_model.bin", "mp_rank_00_model_states.pt", "data.pkl"):
         if form == "torch":
@@ -123,11 +127,7 @@ def test_a_pickle_in_a_checkpoint_is_never_loaded(workspace, log, tmp_path, name
 def test_a_checkpoint_of_another_step_is_refused(workspace, log, tmp_path):
     module, engine = _trained(1)
     checkpoint.save(workspace, 1, module, engine, log)
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    for path in workspace.fetch("step-000000001").iterdir():
-        if path.name != "manifest.json":
-            (moved / path.name).write_bytes(path.read_bytes())
+    moved = _files_of(workspace, "step-000000001", tmp_path / "moved")
     workspace.publish(moved, "step-000000005")
     with pytest.raises(DamagedError, match="not what step-000000005 should hold"):
         checkpoint.read(workspace, "step-000000005")
