@@ -172,6 +172,9 @@ class Shape:
     hidden: int = 0
     heads: int = 0
     intermediate: int = 0
+    embedding: int = 0
+    # the width of the token, position and type tables, which a linear map widens to `hidden`;
+    # 0: as wide as hidden. The student of a BERT teacher is then an ELECTRA model.
 
 
 @dataclass

@@ -193,7 +193,7 @@ def _build(cls: type, data: Any, where: str) -> Any:
         values[key] = _coerce(hints[key], value, dotted)
     if cls is Shape:
         for f in known:
-            if f not in values:
+            if f not in values and f != "embedding":
                 raise KdscaleError(f"{where}: a student shape needs {f}")
         from kdscale.models.shapes import check_shape
 

@@ -64,10 +64,13 @@ def run_steps(
 def check_early(config: Config, needed: set[str]) -> None:
     """Raise KdscaleError at once for what would otherwise fail after hours of training."""
     from kdscale.evaluation.measures import parse_measures
-    from kdscale.models.pretrained import resolve_model
+    from kdscale.models.pretrained import read_config, resolve_model
+    from kdscale.models.shapes import check_teacher, is_factorised
 
     if needed - {"dataset"}:
-        resolve_model(config.teacher.model, config.teacher.revision)
+        path = resolve_model(config.teacher.model, config.teacher.revision)
+        for shape in filter(is_factorised, config.students):
+            check_teacher(shape, read_config(path, config.teacher.revision).model_type)
     if "evaluation" in needed:
         parse_measures([config.evaluate.primary, *config.evaluate.measures])
         systems = ["bm25", "teacher"] + [

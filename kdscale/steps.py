@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdscale.config import Config
+from kdscale.config import Config, Shape
 from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
 from kdscale.stages.context import Stage
@@ -73,7 +73,7 @@ def build_steps(config: Config) -> dict[str, Step]:
         )
     )  # fmt: skip
     for shape in config.students:
-        params = {"student": to_dict(shape)}
+        params = {"student": _shape(shape)}
         if any(s.startswith("lm_distill") for s in config.ranker.strategies):
             add(
                 Step(
@@ -197,8 +197,14 @@ def _train(train: Any) -> dict[str, Any]:
     return _without(to_dict(train), "micro_tokens", "checkpoint_every", "log_every", "zero_stage")
 
 
+def _shape(shape: Shape) -> dict[str, Any]:
+    """A shape as it was before it could have an embedding width: old keys stay good."""
+    return to_dict(shape) if shape.embedding else _without(to_dict(shape), "embedding")
+
+
 def _shown(config: Config) -> dict[str, Any]:
-    return _without(to_dict(config), "storage", "cluster")
+    shown = _without(to_dict(config), "storage", "cluster")
+    return {**shown, "students": [_shape(shape) for shape in config.students]}
 
 
 def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         (f"students: [{SHAPE}, {SHAPE}]", "two are named 's'"),
         (f"students: [{SHAPE.replace('heads: 2', 'heads: 5')}]", "5 heads do not divide hidden"),
         (f"students: [{SHAPE.replace('layers: 2', 'layers: 0')}]", "layers must be at least 1"),
+        (f"students: [{SHAPE.replace('48', '48, embedding: 25')}]", "to the hidden size 24"),
+        (f"students: [{SHAPE.replace('48', '48, embeding: 8')}]", "did you mean embedding"),
         (f"students: [{SHAPE}]\nlm: {{relation_heads: 7}}", "7 does not divide the hidden size 24"),
         ("source: {type: beri}", r"source\.type: no source 'beri' \(str\); did you mean beir"),
         ("source: {path: x}", "the key type"),

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from kdscale.errors import KdscaleError
 from kdscale.models.capture import Capture, encoder_layers, qkv_linears
 
+TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 SAMPLE_TOKENS = 8_192  # of text, for the basis: many times the directions to be found
 
 
@@ -40,36 +41,48 @@ def principal_basis(teacher: PreTrainedModel, width: int, blocks: torch.Tensor) 
         )
     if width == full:
         return torch.eye(full)
-    rows = max(1, SAMPLE_TOKENS // blocks.shape[1])
     moments = torch.zeros(full, full, dtype=torch.float64)
-    for part in blocks[:rows].split(16):
+    for part in sample_rows(blocks).split(16):
         with Capture(teacher, hidden=True, embedding=True) as capture:
-            teacher(input_ids=part.long().to(teacher.device))
+            teacher(input_ids=part.to(teacher.device))
         for states in (capture.embedding, *capture.hidden):
             states = states.flatten(0, 1).double().cpu()
             states = states - states.mean(1, keepdim=True)
             moments += states.T @ states
     strongest = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, : width - 1]
-    return (strongest @ _zero_sum_rotation(width)).float()
+    return (strongest @ zero_sum_rotation(width)).float()
+
+
+def sample_rows(blocks: torch.Tensor) -> torch.Tensor:
+    """[n, T] of the blocks [N, T]: the first SAMPLE_TOKENS of their text."""
+    return blocks[: max(1, SAMPLE_TOKENS // blocks.shape[1])].long()
 
 
 @torch.no_grad()
-def project_encoder(
+def project_embeddings(
+    student: PreTrainedModel, teacher: PreTrainedModel, basis: torch.Tensor
+) -> None:
+    """Fill the tables of `student`, as wide as its states, with what `basis` keeps of the
+    teacher's."""
+    ours, theirs = student.embeddings, teacher.embeddings
+    for name in TABLES:
+        getattr(ours, name).weight.copy_(getattr(theirs, name).weight @ basis)
+    _project_norm(ours.LayerNorm, theirs.LayerNorm, basis)
+
+
+@torch.no_grad()
+def project_layers(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     layer_map: Sequence[int],
     basis: torch.Tensor,
 ) -> None:
-    """Fill `student` with what `basis` keeps of `teacher`; layer_map as in `build_student`.
+    """Fill the layers of `student` with what `basis` keeps of those of `teacher`; layer_map as in
+    `build_student`.
 
     What has no counterpart in the teacher (more heads, wider heads, more neurons than it has,
     and the pooler) keeps the values it has.
     """
-    _check_like_bert(teacher)
-    ours, theirs = student.embeddings, teacher.embeddings
-    for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-        getattr(ours, name).weight.copy_(getattr(theirs, name).weight @ basis)
-    _project_norm(ours.LayerNorm, theirs.LayerNorm, basis)
     sources = encoder_layers(teacher)
     heads = student.config.num_attention_heads, teacher.config.num_attention_heads
     for layer, number in zip(encoder_layers(student), layer_map, strict=True):
@@ -80,7 +93,8 @@ def project_encoder(
         _project_norm(layer.output.LayerNorm, source.output.LayerNorm, basis)
 
 
-def _check_like_bert(teacher: PreTrainedModel) -> None:
+def check_like_bert(teacher: PreTrainedModel) -> None:
+    """Raise KdscaleError for a teacher that cannot be projected."""
     table = teacher.embeddings.word_embeddings
     layer = encoder_layers(teacher)[0]
     if not hasattr(layer, "intermediate") or table.embedding_dim != teacher.config.hidden_size:
@@ -150,7 +164,7 @@ def _strongest_first(strength: torch.Tensor) -> torch.Tensor:
     return strength.argsort(descending=True, stable=True)
 
 
-def _zero_sum_rotation(width: int) -> torch.Tensor:
+def zero_sum_rotation(width: int) -> torch.Tensor:
     """[width - 1, width] float64, orthonormal rows that each sum to zero: the cosines of the
     discrete cosine transform but the constant one."""
     frequency = torch.arange(1, width, dtype=torch.float64).unsqueeze(1)

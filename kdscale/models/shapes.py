@@ -22,3 +22,27 @@ def check_shape(shape: Shape) -> None:
             f"student {shape.name}: {shape.heads} heads do not divide hidden size "
             f"{shape.hidden}; set heads to {near}, say"
         )
+    # One number alone says nothing once it is normalised.
+    if shape.embedding != 0 and not 2 <= shape.embedding <= shape.hidden:
+        raise KdscaleError(
+            f"student {shape.name}: embedding is {shape.embedding}; set it to 0 (as wide as "
+            f"hidden), or from 2 to the hidden size {shape.hidden}"
+        )
+
+
+def is_factorised(shape: Shape) -> bool:
+    """Whether the embedding tables have a width of their own."""
+    return shape.embedding not in (0, shape.hidden)
+
+
+def check_teacher(shape: Shape, model_type: str) -> None:
+    """Raise KdscaleError when a teacher of this kind cannot have a student of this shape.
+
+    ELECTRA is BERT with narrow tables and a linear map behind them; of RoBERTa (which counts
+    positions otherwise) and DistilBERT transformers has no such sibling.
+    """
+    if is_factorised(shape) and model_type not in ("bert", "electra"):
+        raise KdscaleError(
+            f"student {shape.name}: embedding {shape.embedding} needs a BERT or ELECTRA teacher, "
+            f"not a {model_type}; leave `embedding` out, or set another teacher.model"
+        )

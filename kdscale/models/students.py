@@ -11,9 +11,15 @@ from transformers import PreTrainedModel
 from kdscale.config import Shape
 from kdscale.errors import KdscaleError
 from kdscale.models.capture import encoder_layers
+from kdscale.models.embeddings import electra_of, factorise_embeddings
 from kdscale.models.pretrained import set_dropout
-from kdscale.models.project import principal_basis, project_encoder
-from kdscale.models.shapes import check_shape
+from kdscale.models.project import (
+    check_like_bert,
+    principal_basis,
+    project_embeddings,
+    project_layers,
+)
+from kdscale.models.shapes import check_shape, check_teacher, is_factorised
 
 
 def build_student(
@@ -26,26 +32,35 @@ def build_student(
     dropout: float = 0.0,
 ) -> PreTrainedModel:
     """An encoder of the given shape, with the teacher's architecture, vocabulary, positions, and
-    pooler if the teacher has one. In training mode, fp32, SDPA attention.
+    pooler if the teacher has one; of a BERT teacher and with embeddings of their own width, an
+    ELECTRA encoder. In training mode, fp32, SDPA attention.
 
     init "random": N(0, initializer_range) from `seed`. "layers": the teacher's embeddings and
     chosen layers, for a student of the teacher's width. "svd": the same at any smaller width,
-    projected (`kdscale.models.project`); needs `blocks`, [N, T] token ids of real text.
+    projected (`kdscale.models.project`). Embeddings narrower than the teacher's are factorised
+    (`kdscale.models.embeddings`). That, and "svd", needs `blocks`, [N, T] token ids of real text.
     layer_map: student layer i comes from teacher layer layer_map[i] (1-based); None: spread evenly.
     Raises KdscaleError for a shape that cannot be, or cannot begin so.
     """
     check_shape(shape)
+    check_teacher(shape, teacher.config.model_type)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = _new_encoder(shape, teacher)
     numbers = layer_map or spread_layers(shape.layers, teacher.config.num_hidden_layers)
+    if blocks is None and (init == "svd" or (init == "layers" and is_factorised(shape))):
+        raise ValueError("this student's beginning needs blocks of text")
     if init == "layers":
         _copy_layers(student, teacher, numbers)
+        _copy_embeddings(student, teacher, blocks)
     elif init == "svd":
-        if blocks is None:
-            raise ValueError("init svd needs blocks of text")
+        check_like_bert(teacher)
         basis = principal_basis(teacher, shape.hidden, blocks)
-        project_encoder(student, teacher, numbers, basis)
+        if is_factorised(shape):
+            factorise_embeddings(student, teacher, basis, blocks)
+        else:
+            project_embeddings(student, teacher, basis)
+        project_layers(student, teacher, numbers, basis)
     set_dropout(student, dropout)
     return student.float().train()
 
@@ -56,17 +71,21 @@ def spread_layers(student_layers: int, teacher_layers: int) -> list[int]:
 
 
 def _new_encoder(shape: Shape, teacher: PreTrainedModel) -> PreTrainedModel:
-    config = type(teacher.config).from_dict(teacher.config.to_dict())
+    if is_factorised(shape) and teacher.config.model_type == "bert":
+        cls, config = electra_of(teacher)
+    else:
+        cls, config = type(teacher), type(teacher.config).from_dict(teacher.config.to_dict())
     config.num_hidden_layers = shape.layers
     config.hidden_size = shape.hidden
     config.num_attention_heads = shape.heads
     setattr(config, _intermediate_name(config), shape.intermediate)
     if hasattr(config, "embedding_size"):  # ELECTRA's embeddings can have a width of their own
-        config.embedding_size = shape.hidden
+        config.embedding_size = shape.embedding or shape.hidden
     options = {}
-    if hasattr(teacher, "pooler"):  # None where the teacher was built without one
+    if cls is type(teacher) and hasattr(teacher, "pooler"):
+        # None where the teacher was built without one; ELECTRA has one only in a ranker's head.
         options["add_pooling_layer"] = teacher.pooler is not None
-    return type(teacher)._from_config(config, attn_implementation="sdpa", **options)
+    return cls._from_config(config, attn_implementation="sdpa", **options)
 
 
 def _copy_layers(
@@ -80,11 +99,28 @@ def _copy_layers(
                 f"{getattr(theirs, name)}; give the student the teacher's, or use init svd"
             )
     sources = encoder_layers(teacher)
-    student.embeddings.load_state_dict(teacher.embeddings.state_dict())
     for layer, number in zip(encoder_layers(student), numbers, strict=True):
         layer.load_state_dict(sources[number - 1].state_dict())
     if getattr(student, "pooler", None) is not None:
         student.pooler.load_state_dict(teacher.pooler.state_dict())
+
+
+def _copy_embeddings(
+    student: PreTrainedModel, teacher: PreTrainedModel, blocks: torch.Tensor | None
+) -> None:
+    """The teacher's embeddings for a student whose states are as wide as the teacher's."""
+    ours, theirs = (m.embeddings.word_embeddings.embedding_dim for m in (student, teacher))
+    if ours == theirs:
+        student.embeddings.load_state_dict(teacher.embeddings.state_dict())
+        if hasattr(teacher, "embeddings_project"):
+            student.embeddings_project.load_state_dict(teacher.embeddings_project.state_dict())
+    elif theirs == teacher.config.hidden_size:
+        factorise_embeddings(student, teacher, torch.eye(theirs), blocks)
+    else:
+        raise KdscaleError(
+            f"lm.init layers: the student's embeddings are {ours} wide, the teacher's {theirs}; "
+            f"give the student embedding {theirs}, or use init random"
+        )
 
 
 def _intermediate_name(config: Any) -> str:

@@ -13,6 +13,7 @@ from transformers import (
     RobertaModel,
 )
 
+from kdscale.config import Shape
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import (
@@ -23,6 +24,7 @@ from kdscale.models.ranker import (
     ranker_from_lm,
     save_ranker,
 )
+from kdscale.models.students import build_student
 
 SIZES = {
     "hidden_size": 24,
@@ -49,10 +51,17 @@ def electra_encoder():
     ).eval()
 
 
+def factorised_encoder():
+    """A student of a BERT teacher whose embeddings have a width of their own."""
+    shape = Shape("s", layers=2, hidden=24, heads=4, intermediate=48, embedding=8)
+    return build_student(shape, bert_encoder(), "random", 0).eval()
+
+
 FAMILIES = {
     "bert": (bert_encoder, bert_tokenizer),
     "roberta": (roberta_encoder, roberta_like_tokenizer),
     "electra": (electra_encoder, bert_tokenizer),
+    "factorised": (factorised_encoder, bert_tokenizer),
 }
 
 

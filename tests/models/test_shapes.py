@@ -14,7 +14,14 @@ SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "students").glob("*.ya
 def test_shipped_shapes_can_be_built_and_are_named_after_their_file(path):
     shape = Shape(**yaml.safe_load(path.read_text()))
     check_shape(shape)
-    assert shape.name == path.stem == f"{shape.layers}l-{shape.hidden}"
+    # LAYERSl-HIDDEN, then the feed-forward width where it is not about four times hidden, and the
+    # width of the embeddings where it is not hidden.
+    name = f"{shape.layers}l-{shape.hidden}"
+    if not 3.5 < shape.intermediate / shape.hidden < 4.5:
+        name += f"-f{shape.intermediate}"
+    if shape.embedding:
+        name += f"-e{shape.embedding}"
+    assert shape.name == path.stem == name
 
 
 def test_shapes_are_shipped():
@@ -28,6 +35,9 @@ def test_shapes_are_shipped():
         (Shape("x", 0, 128, 4, 512), "layers must be at least 1"),
         (Shape("x", 2, 128, 0, 512), "heads must be at least 1"),
         (Shape("x", 2, 128, 4, -1), "intermediate must be at least 1"),
+        (Shape("x", 2, 128, 4, 512, 129), "embedding is 129; set it to 0 .* the hidden size 128"),
+        (Shape("x", 2, 128, 4, 512, 1), "embedding is 1; set it to 0"),
+        (Shape("x", 2, 128, 4, 512, -64), "embedding is -64; set it to 0"),
     ],
 )
 def test_shapes_that_cannot_be(shape, message):
