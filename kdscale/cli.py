@@ -26,6 +26,7 @@ STAGES = {
     "evaluate": "rankings, measures, significance, latency",
     "report": "the page and the table",
 }
+PART_OF = {"ensemble": "score"}  # a stage without a command of its own, and whose that is
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,7 +151,7 @@ def _wanted(config: Config, args: argparse.Namespace) -> list[str] | None:
 
     if args.stage is None:
         return None
-    steps = [s for s in build_steps(config).values() if s.stage == args.stage]
+    steps = [s for s in build_steps(config).values() if PART_OF.get(s.stage, s.stage) == args.stage]
     for option, choose in (
         ("student", lambda s: s.params["student"]["name"]),
         ("strategy", lambda s: s.params["strategy"]),

@@ -243,9 +243,20 @@ class Config:
     source: Source = field(default_factory=DocstringsSource)
     prepare: Prepare = field(default_factory=Prepare)
     teacher: Teacher = field(default_factory=Teacher)
+    ensemble: list[Teacher] = field(default_factory=list)
+    # further teachers: the students that learn from scores learn from the mean of all of them
     score: Score = field(default_factory=Score)
     students: list[Shape] = field(default_factory=list)
     lm: Lm = field(default_factory=Lm)
     ranker: Ranker = field(default_factory=Ranker)
     evaluate: Evaluate = field(default_factory=Evaluate)
     report: Report = field(default_factory=Report)
+
+    @property
+    def teachers(self) -> list[Teacher]:
+        """All of them, the one that language models and vocabularies come from first."""
+        return [self.teacher, *self.ensemble]
+
+    def teacher_seed(self, number: int) -> int:
+        """The seed of a teacher, numbered from 1: two of one model and settings are to differ."""
+        return self.seed + number - 1

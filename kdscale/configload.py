@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
-from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape
+from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape, Teacher
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
@@ -48,7 +48,11 @@ def check_config(config: Config) -> None:
             raise KdscaleError(
                 f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
             )
-    _check_losses(config)
+    teachers = {
+        "teacher": config.teacher,
+        **{f"ensemble[{i}]": teacher for i, teacher in enumerate(config.ensemble)},
+    }
+    _check_losses(config, teachers)
     _check_names("name", [config.name])
     _check_names("students", [shape.name for shape in config.students])
     _check_names("prepare.split", list(config.prepare.split))
@@ -57,7 +61,7 @@ def check_config(config: Config) -> None:
     if config.seed < 0:
         raise KdscaleError(f"seed: 0 or more, not {config.seed}")
     for key, train in (
-        ("teacher.train", config.teacher.train),
+        *((f"{name}.train", teacher.train) for name, teacher in teachers.items()),
         ("lm.train", config.lm.train),
         ("ranker.train", config.ranker.train),
     ):
@@ -80,7 +84,7 @@ def check_config(config: Config) -> None:
         ("prepare.max_length", config.prepare.max_length - 7),
         ("prepare.block_length", config.prepare.block_length - 2),
         ("prepare.negatives", config.prepare.negatives),
-        ("teacher.group_size", config.teacher.group_size - 1),
+        *((f"{name}.group_size", teacher.group_size - 1) for name, teacher in teachers.items()),
         ("ranker.group_size", config.ranker.group_size - 1),
         ("lm.relation_heads", config.lm.relation_heads),
     ):
@@ -124,9 +128,9 @@ def _check_names(key: str, names: list[str]) -> None:
         seen.add(name.casefold())
 
 
-def _check_losses(config: Config) -> None:
+def _check_losses(config: Config, teachers: dict[str, Teacher]) -> None:
     for key, losses, known in (
-        ("teacher.losses", config.teacher.losses, HARD_LOSSES),
+        *((f"{name}.losses", teacher.losses, HARD_LOSSES) for name, teacher in teachers.items()),
         ("ranker.hard_losses", config.ranker.hard_losses, HARD_LOSSES),
         ("ranker.soft_losses", config.ranker.soft_losses, HARD_LOSSES + SOFT_LOSSES),
         ("lm.losses", config.lm.losses, LM_LOSSES),

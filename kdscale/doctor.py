@@ -58,10 +58,12 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
     if config is None:
         looks["model"] = lambda: check_model("minilm", None, "warning")
     else:
-        teacher = config.teacher
         looks["store"] = lambda: check_store(config)
         looks["source"] = lambda: check_source(config)
-        looks["model"] = lambda: check_model(teacher.model, teacher.revision, "problem")
+        for number, teacher in enumerate(config.teachers, 1):
+            looks["model" if number == 1 else f"model {number}"] = lambda teacher=teacher: (
+                check_model(teacher.model, teacher.revision, "problem")
+            )
     checks = []
     for name, look in looks.items():
         try:

@@ -68,12 +68,15 @@ def check_early(config: Config, needed: set[str]) -> None:
     from kdscale.models.shapes import check_teacher, is_factorised
 
     if needed - {"dataset"}:
+        for teacher in config.ensemble:
+            resolve_model(teacher.model, teacher.revision)
         path = resolve_model(config.teacher.model, config.teacher.revision)
         for shape in filter(is_factorised, config.students):
             check_teacher(shape, read_config(path, config.teacher.revision).model_type)
     if "evaluation" in needed:
         parse_measures([config.evaluate.primary, *config.evaluate.measures])
-        systems = ["bm25", "teacher"] + [
+        further = [f"teacher:{n}" for n in range(2, len(config.teachers) + 1)]
+        systems = ["bm25", "teacher", *further, *["ensemble"] * bool(further)] + [
             f"{strategy}/{shape.name}"
             for shape in config.students
             for strategy in config.ranker.strategies

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdscale.config import Config, Shape
+from kdscale.config import Config, Shape, Teacher
 from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
 from kdscale.stages.context import Stage
@@ -47,31 +47,49 @@ def build_steps(config: Config) -> dict[str, Step]:
             lambda: {**_dataset_config(config), "seed": seed},
         )
     )  # fmt: skip
-    add(
-        Step(
-            "tokens", "prepare", "tokens", name, _stage("prepare", "run_tokens"),
-            lambda: {**_token_config(config), "seed": seed},
-            {"dataset": "dataset"},
-        )
-    )  # fmt: skip
-    add(
-        Step(
-            "teacher", "finetune", "teachers", name, _stage("finetune", "run"),
-            lambda: {
-                "teacher": {**_section(config.teacher), "train": _train(config.teacher.train)},
-                "model": _fingerprint(config),
-                "seed": seed,
-            },
-            {"dataset": "dataset", "tokens": "tokens"},
-        )
-    )  # fmt: skip
-    add(
-        Step(
-            "scores", "score", "scores", name, _stage("score", "run"),
-            lambda: {"precision": config.score.precision},
-            {"dataset": "dataset", "tokens": "tokens", "teacher": "teacher"},
-        )
-    )  # fmt: skip
+    # Where two teachers have one tokenizer, the keys of their tokens are the same, and so is the
+    # artifact. All tokens first: a model that cannot read such inputs shows before any training.
+    for number, teacher in enumerate(config.teachers, 1):
+        add(
+            Step(
+                _numbered("tokens", number), "prepare", "tokens", name,
+                _stage("prepare", "run_tokens"),
+                lambda teacher=teacher: {**_token_config(config, teacher), "seed": seed},
+                {"dataset": "dataset"},
+                {"teacher": number},
+            )
+        )  # fmt: skip
+    for number, teacher in enumerate(config.teachers, 1):
+        add(
+            Step(
+                _numbered("teacher", number), "finetune", "teachers", name,
+                _stage("finetune", "run"),
+                lambda teacher=teacher, number=number: {
+                    "teacher": {**_section(teacher), "train": _train(teacher.train)},
+                    "model": _fingerprint(teacher),
+                    "seed": config.teacher_seed(number),
+                },
+                {"dataset": "dataset", "tokens": _numbered("tokens", number)},
+                {"teacher": number},
+            )
+        )  # fmt: skip
+    for number in range(1, len(config.teachers) + 1):
+        of_teacher = {role: _numbered(role, number) for role in ("tokens", "teacher")}
+        add(
+            Step(
+                _numbered("scores", number), "score", "scores", name, _stage("score", "run"),
+                lambda: {"precision": config.score.precision},
+                {"dataset": "dataset", **of_teacher},
+            )
+        )  # fmt: skip
+    if config.ensemble:
+        scores = [_numbered("scores", n) for n in range(1, len(config.teachers) + 1)]
+        add(
+            Step(
+                "ensemble", "ensemble", "scores", name, _stage("ensemble", "run"), dict,
+                {role: role for role in scores},
+            )
+        )  # fmt: skip
     for shape in config.students:
         params = {"student": _shape(shape)}
         if any(s.startswith("lm_distill") for s in config.ranker.strategies):
@@ -82,7 +100,7 @@ def build_steps(config: Config) -> dict[str, Step]:
                     lambda params=params: {
                         **params,
                         "lm": {**_section(config.lm), "train": _train(config.lm.train)},
-                        "model": _fingerprint(config),
+                        "model": _fingerprint(config.teacher),
                         "seed": seed,
                     },
                     {"tokens": "tokens"},
@@ -91,13 +109,13 @@ def build_steps(config: Config) -> dict[str, Step]:
             )  # fmt: skip
         for strategy in config.ranker.strategies:
             add(_student_step(config, shape.name, strategy, params))
-    students = [s for s in steps if s.startswith("student:")]
+    evaluated = ("tokens", "teacher", "ensemble", "student:")
+    evaluated = [s for s in steps if s.startswith(evaluated)]
     add(
         Step(
             "evaluation", "evaluate", "evaluations", name, _stage("evaluate", "run"),
             lambda: {"evaluate": _without(to_dict(config.evaluate), "batch_tokens")},
-            {"dataset": "dataset", "tokens": "tokens", "teacher": "teacher"}
-            | {s: s for s in students},
+            {s: s for s in ["dataset", *evaluated]},
         )
     )  # fmt: skip
     everything = {s: s for s in steps}
@@ -117,7 +135,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
     losses = config.ranker.soft_losses if soft else config.ranker.hard_losses
     inputs = {"dataset": "dataset", "tokens": "tokens"}
     if soft:
-        inputs["scores"] = "scores"
+        inputs["scores"] = "ensemble" if config.ensemble else "scores"
     if from_lm:
         inputs["lm"] = f"lm:{shape}"
 
@@ -131,7 +149,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         if soft:
             ranker["temperature"] = config.ranker.temperature
         # A random student takes its vocabulary and family from the teacher's encoder.
-        model = {} if from_lm else {"model": _fingerprint(config)}
+        model = {} if from_lm else {"model": _fingerprint(config.teacher)}
         return {**params, "strategy": strategy, "ranker": ranker, "seed": config.seed, **model}
 
     return Step(
@@ -144,6 +162,11 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         inputs,
         {**params, "strategy": strategy, "losses": losses},
     )
+
+
+def _numbered(role: str, number: int) -> str:
+    """The name of a teacher's step; the first teacher's have none but the role."""
+    return role if number == 1 else f"{role}:{number}"
 
 
 def _stage(module: str, function: str) -> Callable[[], Stage]:
@@ -164,7 +187,7 @@ def _dataset_config(config: Config) -> dict[str, Any]:
     }
 
 
-def _token_config(config: Config) -> dict[str, Any]:
+def _token_config(config: Config, teacher: Teacher) -> dict[str, Any]:
     from kdscale.models.pretrained import fingerprint_tokenizer
 
     prepare = config.prepare
@@ -177,14 +200,14 @@ def _token_config(config: Config) -> dict[str, Any]:
         "max_block_tokens": prepare.max_block_tokens,
         "extra_text": [sha256_file(Path(p)) for p in prepare.extra_text],
         "shards": prepare.shards,
-        "tokenizer": fingerprint_tokenizer(config.teacher.model, config.teacher.revision),
+        "tokenizer": fingerprint_tokenizer(teacher.model, teacher.revision),
     }
 
 
-def _fingerprint(config: Config) -> dict[str, Any]:
+def _fingerprint(teacher: Teacher) -> dict[str, Any]:
     from kdscale.models.pretrained import fingerprint_model
 
-    return fingerprint_model(config.teacher.model, config.teacher.revision)
+    return fingerprint_model(teacher.model, teacher.revision)
 
 
 def _section(value: Any) -> dict[str, Any]:
@@ -203,7 +226,8 @@ def _shape(shape: Shape) -> dict[str, Any]:
 
 
 def _shown(config: Config) -> dict[str, Any]:
-    shown = _without(to_dict(config), "storage", "cluster")
+    absent = () if config.ensemble else ("ensemble",)  # old keys stay good
+    shown = _without(to_dict(config), "storage", "cluster", *absent)
     return {**shown, "students": [_shape(shape) for shape in config.students]}
 
 

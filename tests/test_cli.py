@@ -45,6 +45,8 @@ def test_a_missing_config_is_one_line(command, capsys):
         ("teacher.model=./nowhere", "nowhere does not exist"),
         ("evaluate.measures=[nDGC@10]", "did you mean nDCG@10"),
         ("evaluate.baseline=teecher", "no system 'teecher'"),
+        ("evaluate.baseline=ensemble", "no system 'ensemble', only bm25, teacher, "),
+        ("ensemble=[{model: ./nowhere}]", "nowhere does not exist"),
         ("teacher.train.lrr=1", "unknown key teacher.train.lrr; did you mean lr"),
         ("storage.uri=ftp://x/y", "ftp:// is not supported"),
     ],

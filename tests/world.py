@@ -16,14 +16,15 @@ WORDS = [f"word{i}" for i in range(60)]
 KEYS = [f"key{i}" for i in range(40)]
 
 
-def make_encoder(path: Path, seed: int = 0) -> Path:
-    """A BERT encoder (2 layers, hidden 32) with random weights and a word-level tokenizer."""
+def make_encoder(path: Path, seed: int = 0, words: int = len(WORDS)) -> Path:
+    """A BERT encoder (2 layers, hidden 32) with random weights and a word-level tokenizer that
+    knows so many of the shared words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocab = {word: i for i, word in enumerate(special + WORDS + KEYS)}
+    vocab = {word: i for i, word in enumerate(special + WORDS[:words] + KEYS)}
     core = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(

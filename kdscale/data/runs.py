@@ -42,6 +42,11 @@ def run_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject]:
     return parse_lines(path, parse_run_line)
 
 
+def run_tag(system: str) -> str:
+    """A system's name as it stands in run files and in the names of them."""
+    return system.replace("/", "--").replace(":", "-")
+
+
 def read_run(path: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """(qid, [(pid, score)]) query by query, scores descending, ties by pid ascending.
 

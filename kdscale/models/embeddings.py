@@ -1,7 +1,7 @@
 """Embedding tables narrower than the layers behind them, which a linear map widens.
 
 In a small student the tables are most of the bytes: of MiniLM's vocabulary at width 192 they are
-six sevenths. ELECTRA (arXiv 2003.10555) is BERT with such tables, so that is what a student with
+87 %. ELECTRA (arXiv 2003.10555) is BERT with such tables, so that is what a student with
 them is built as, and transformers and sentence-transformers load it as any other model.
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdscale.data.dataset import Dataset
-from kdscale.data.runs import read_run
+from kdscale.data.runs import read_run, run_tag
 from kdscale.report.evidence import Evidence, Paired, baseline_of
 
 PASSAGE_CHARS = 600
@@ -76,7 +76,7 @@ class _Reading:
         self._runs = {
             name: {
                 qid: [pid for pid, _ in ranking]
-                for qid, ranking in read_run(runs / f"{name.replace('/', '--')}.trec")
+                for qid, ranking in read_run(runs / f"{run_tag(name)}.trec")
                 if qid in qids
             }
             for name in {self._baseline, *(name for name, _ in wanted)}

@@ -38,10 +38,13 @@ def build_tree(inputs: dict[str, Artifact]) -> list[Node]:
     A node hangs below its deepest input. One that joins several equally deep ones (an
     evaluation of many students) has no such place and is a root: its inputs are named in it.
     """
-    role_of = {a.name: role for role, a in inputs.items()}
+    role_of: dict[str, str] = {}
+    for role, artifact in inputs.items():
+        role_of.setdefault(artifact.name, role)  # teachers with one tokenizer share their tokens
     nodes = {
         role: Node(role, a, _made_from(a, role_of), f"artifact-{i}")
         for i, (role, a) in enumerate(inputs.items())
+        if role_of[a.name] == role
     }
     depths: dict[str, int] = {}
 

@@ -26,6 +26,10 @@ STRATEGY_WORDS = {
     "lm_distill_finetune": "distilled language model, labels",
     "lm_distill_ranker_distill": "distilled language model, teacher scores",
 }
+SYSTEM_WORDS = {
+    "bm25": "the candidates as they come",
+    "ensemble": "the mean of the teachers' scores, each on one scale",
+}
 SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as figures.DASHES in the panels
 
 
@@ -69,6 +73,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         teacher=evidence.system(TEACHER),
         verdict=verdict,
         latency=next((s["latency"] for s in evidence.systems if s["latency"]), None),
+        words_of=SYSTEM_WORDS,
         strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
         tradeoff=_tradeoff(evidence),
         curves=_curve_groups(evidence),
@@ -124,7 +129,8 @@ def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
             name, _, shape = rest.partition(":")
             title, color, dash = f"Student rankers, {shape}", name, STRATEGIES.index(name)
         else:
-            title, name, color, dash = "Teacher ranker", kind, "teacher", 0
+            title, name, color = "Teacher ranker", curve.run, "teacher"
+            dash = (int(rest or 1) - 1) % len(SVG_DASHES)
         groups.setdefault(title, {}).setdefault(curve.term, []).append((curve, color, dash, name))
     return [
         {"title": title, "panels": [_curve_panel(title, t, lines) for t, lines in terms.items()]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pyarrow as pa
 
 from kdscale.config import Evaluate
 from kdscale.data.dataset import Dataset, Tokens, check_split
-from kdscale.data.runs import read_run, write_run
+from kdscale.data.ensemble import read_scales
+from kdscale.data.runs import read_run, run_tag, write_run
 from kdscale.data.schema import METRICS
 from kdscale.data.shards import write_table
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.collection import Collection
+from kdscale.evaluation.ensemble import ensemble_costs, ensemble_run, ensemble_timings
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
 from kdscale.evaluation.latency import (
     BATCH_TOKENS,
@@ -26,38 +29,47 @@ from kdscale.evaluation.latency import (
     speedup,
 )
 from kdscale.evaluation.measures import parse_measures, per_query
-from kdscale.evaluation.ranking import count_pairs, score_queries, scoring_device
+from kdscale.evaluation.ranking import Scored, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.significance import compare_all
 from kdscale.models.ranker import Scorer, load_ranker
 from kdscale.stages.context import StageContext
 from kdscale.store import Artifact
 
-BM25, TEACHER = "bm25", "teacher"
+BM25, TEACHER, ENSEMBLE = "bm25", "teacher", "ensemble"
 
 
 @dataclass(frozen=True)
 class System:
-    """Something that ranks. The artifact of bm25 is the dataset, which has its candidates."""
+    """Something that ranks. The artifact of bm25 is the dataset, which has its candidates, that of
+    the ensemble the joined scores, which have its scales.
+
+    tokens: the input that has the texts as the model reads them
+    """
 
     name: str
     artifact: Artifact
     strategy: str | None = None
     student: str | None = None
+    tokens: str = "tokens"
 
     @property
-    def tag(self) -> str:
-        """The name as it stands in run files and file names."""
-        return self.name.replace("/", "--")
+    def is_model(self) -> bool:
+        return self.name not in (BM25, ENSEMBLE)
+
+    @property
+    def is_teacher(self) -> bool:
+        return self.name.split(":")[0] == TEACHER
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Runs, metrics, tests and latency of bm25, the teacher and every student.
+    """Runs, metrics, tests and latency of bm25, every teacher, their ensemble and every student.
 
     Raises KdscaleError for an unknown measure, split or baseline before anything is scored.
     """
     settings = ctx.config.evaluate
     measures = parse_measures(list(dict.fromkeys([settings.primary, *settings.measures])))
-    dataset, tokens = Dataset(ctx.inputs["dataset"].path), Tokens(ctx.inputs["tokens"].path)
+    dataset = Dataset(ctx.inputs["dataset"].path)
+    tokens = {r: Tokens(a.path) for r, a in ctx.inputs.items() if r.split(":")[0] == "tokens"}
     systems = _systems(ctx.inputs)
     _check(settings, systems, dataset)
     collections = [Collection(dataset, split, settings.depth) for split in settings.splits]
@@ -65,11 +77,19 @@ def run(ctx: StageContext) -> dict[str, Any]:
     values = {(c.split, m): {} for c in collections for m in measures}
     costs = {}
     for system in systems:
-        scorer = None
-        if system.name != BM25:
-            scorer, costs[system.name] = _load(system, tokens, settings.batch_tokens)
+        scorer, own = None, tokens[system.tokens]
+        if system.is_model:
+            scorer, costs[system.name] = _load(system, own, settings.batch_tokens)
+        elif system.name == ENSEMBLE:
+            costs[ENSEMBLE] = ensemble_costs([costs[s.name] for s in systems if s.is_teacher])
         for collection in collections:
-            path = _write_run(ctx, system, scorer, collection, tokens)
+            if scorer is not None:
+                scored = score_queries(scorer, collection.token_pairs(own))
+            elif system.name == ENSEMBLE:
+                scored = _of_ensemble(ctx, systems, system, collection)
+            else:
+                scored = collection.found()
+            path = _write_run(ctx, system, scored, collection)
             # Measured from the file: what is reported is what anyone can measure again.
             run_of = {qid: [pid for pid, _ in ranking] for qid, ranking in read_run(path)}
             for measure, of_queries in per_query(measures, collection.qrels, run_of).items():
@@ -89,7 +109,13 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 def _systems(inputs: dict[str, Artifact]) -> list[System]:
-    systems = [System(BM25, inputs["dataset"]), System(TEACHER, inputs["teacher"])]
+    """The teachers stand before their ensemble, which is made of their runs."""
+    systems = [System(BM25, inputs["dataset"])]
+    for role, artifact in inputs.items():
+        if role.split(":")[0] == TEACHER:
+            systems.append(System(role, artifact, tokens=role.replace(TEACHER, "tokens")))
+    if ENSEMBLE in inputs:
+        systems.append(System(ENSEMBLE, inputs[ENSEMBLE]))
     for role, artifact in inputs.items():
         if role.startswith("student:"):
             _, strategy, student = role.split(":", 2)
@@ -125,24 +151,26 @@ def _load(system: System, tokens: Tokens, batch_tokens: int) -> tuple[Scorer, di
     return Scorer(model, encoder, batch_tokens, scoring_device()), costs
 
 
+def _of_ensemble(
+    ctx: StageContext, systems: list[System], system: System, collection: Collection
+) -> Iterator[Scored]:
+    runs = [_run_path(ctx, s, collection) for s in systems if s.is_teacher]
+    return ensemble_run(runs, read_scales(system.artifact.path))
+
+
 def _write_run(
-    ctx: StageContext,
-    system: System,
-    scorer: Scorer | None,
-    collection: Collection,
-    tokens: Tokens,
+    ctx: StageContext, system: System, scored: Iterator[Scored], collection: Collection
 ) -> Path:
     """Score the candidates of a split and write the system's run."""
-    split = collection.split
-    path = ctx.out / "runs" / split / f"{system.tag}.trec"
+    path = _run_path(ctx, system, collection)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if scorer is None:
-        scored = collection.found()
-    else:
-        scored = score_queries(scorer, collection.token_pairs(tokens))
-    with ctx.reporter.task(f"{system.name} on {split}", collection.pairs) as task:
-        write_run(path, count_pairs(scored, task), system.tag)
+    with ctx.reporter.task(f"{system.name} on {collection.split}", collection.pairs) as task:
+        write_run(path, count_pairs(scored, task), run_tag(system.name))
     return path
+
+
+def _run_path(ctx: StageContext, system: System, collection: Collection) -> Path:
+    return ctx.out / "runs" / collection.split / f"{run_tag(system.name)}.trec"
 
 
 def _metrics_table(
@@ -169,22 +197,28 @@ def _metrics_table(
 def _latency(
     ctx: StageContext,
     systems: list[System],
-    tokens: Tokens,
+    tokens: dict[str, Tokens],
     collection: Collection,
 ) -> tuple[dict[str, Timings], dict[str, Any]]:
     """Each ranker's timings, and latency.json: these and how they were taken."""
     settings = ctx.config.evaluate
     requests = collection.requests(settings.latency_queries)
-    rankers = {s.name: (load_ranker(s.artifact.path), tokens.encoder()) for s in systems[1:]}
+    rankers = {
+        s.name: (load_ranker(s.artifact.path), tokens[s.tokens].encoder())
+        for s in systems
+        if s.is_model
+    }
     with ctx.reporter.task("latency", len(requests) * len(rankers)) as task:
         timings = measure_latency(rankers, requests, settings.latency_threads, task)
+    if any(s.name == ENSEMBLE for s in systems):
+        timings[ENSEMBLE] = ensemble_timings([timings[s.name] for s in systems if s.is_teacher])
     return timings, {
         "hardware": hardware(),
         "threads": settings.latency_threads,
         "split": collection.split,
         "queries": len(requests),
         "candidates": len(requests[0][1]),
-        "max_length": tokens.info["max_length"],
+        "max_length": tokens["tokens"].info["max_length"],
         "batch_tokens": BATCH_TOKENS,
         "systems": {
             name: {

@@ -9,7 +9,9 @@ from kdscale.training.launch import TrainingJob, run_job
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    teacher = ctx.config.teacher
+    """`params["teacher"]`: which of the teachers, from 1; without it the first."""
+    number = ctx.params.get("teacher", 1)
+    teacher = ctx.config.teachers[number - 1]
     job = TrainingJob(
         task="ranker",
         settings={
@@ -23,6 +25,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         },
         train=teacher.train,
         losses=teacher.losses,
-        seed=ctx.config.seed,
+        seed=ctx.config.teacher_seed(number),
     )
-    return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, "teacher")
+    title = "teacher" if number == 1 else f"teacher {number}"
+    return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, title)

@@ -156,7 +156,8 @@ def run_tokens(ctx: StageContext) -> dict[str, Any]:
 
 def _pair_encoder(ctx: StageContext) -> PairEncoder:
     """The teacher's tokenizer, once its model is known to read inputs as long as those asked."""
-    prepare, teacher = ctx.config.prepare, ctx.config.teacher
+    prepare = ctx.config.prepare
+    teacher = ctx.config.teachers[ctx.params.get("teacher", 1) - 1]
     path = resolve_model(teacher.model, teacher.revision)
     config = read_config(path, teacher.revision)
     check_max_length(config, prepare.max_length)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,26 @@ def test_shipped_shapes_can_be_built_and_are_named_after_their_file(path):
     assert shape.name == path.stem == name
 
 
+def flops(layers, hidden, intermediate, embedding=0, length=128):
+    """Of a ranker's forward, by hand: layers, head, and the map from narrow embeddings."""
+    layer = 8 * length * hidden**2 + 4 * length * hidden * intermediate + 4 * length**2 * hidden
+    return layers * layer + 2 * hidden**2 + 2 * hidden + 2 * length * embedding * hidden
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_the_arithmetic_that_a_shape_states_is_its_own(path):
+    shape = Shape(**yaml.safe_load(path.read_text()))
+    own = flops(shape.layers, shape.hidden, shape.intermediate, shape.embedding)
+    text = " ".join(line.removeprefix("# ") for line in path.read_text().splitlines())
+    stated = re.search(r"Forward of a 128-token pair: ([\d,]+) MFLOP", text).group(1)
+    assert int(stated.replace(",", "")) == round(own / 1e6)
+    fewer = re.search(r"([\d.]+) times fewer than MiniLM's 2,869", text)
+    if fewer:
+        assert float(fewer.group(1)) == round(flops(6, 384, 1536) / own, 1)
+
+
 def test_shapes_are_shipped():
-    assert len(SHIPPED) >= 6
+    assert len(SHIPPED) >= 9
 
 
 @pytest.mark.parametrize(

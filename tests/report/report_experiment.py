@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from kdscale.config import BeirSource, Config, Report, Shape, Storage
 from kdscale.configload import to_dict
-from kdscale.data.runs import write_run
+from kdscale.data.runs import run_tag, write_run
 from kdscale.data.schema import METRICS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.evaluation.measures import parse_measures, per_query
@@ -184,7 +184,7 @@ def _evaluation(config, world, rng, skill, made):
             strength = SKILL[name] if strategy is None else skill[strategy]
             small = student == "2l-192" and strategy != "lm_distill_ranker_distill"
             ranked = world.rank(strength - 0.2 * small, rng)
-            tag = name.replace("/", "--")
+            tag = run_tag(name)
             lines = ((q, [(p, -float(r)) for r, p in enumerate(ps)]) for q, ps in ranked.items())
             write_run(out / f"runs/test/{tag}.trec", lines, tag)
             for measure, of_queries in per_query(measures, world.qrels, ranked).items():
