@@ -15,6 +15,7 @@ import kdscale
 from kdscale.config import STRATEGIES
 from kdscale.configload import to_dict
 from kdscale.report import figures
+from kdscale.report.convergence import convergence
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
 from kdscale.report.examples import collect_examples
 from kdscale.report.lineage import build_tree, to_yaml
@@ -26,7 +27,6 @@ STRATEGY_WORDS = {
     "lm_distill_finetune": "distilled language model, labels",
     "lm_distill_ranker_distill": "distilled language model, teacher scores",
 }
-SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as figures.DASHES in the panels
 
 
 def render_page(evidence: Evidence, verdict: Verdict) -> str:
@@ -72,6 +72,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
         tradeoff=_tradeoff(evidence),
         curves=_curve_groups(evidence),
+        convergence=convergence(evidence),
         deltas=_deltas(evidence),
         examples=collect_examples(evidence),
         config_yaml=to_yaml(to_dict(evidence.config)),
@@ -134,13 +135,13 @@ def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _curve_panel(title: str, term: str, lines: list[tuple[Curve, str, int, str]]) -> dict[str, Any]:
     said = [f"{name} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c, _, _, name in lines]
-    slug = _slug(f"curve-{title}-{term}")
+    slug = figures.slug(f"curve-{title}-{term}")
     return {
         "term": term,
         "svg": Markup(figures.curve_panel([line[:3] for line in lines], slug)),
         "label": f"{title}, loss term {term} over the training steps: {'; '.join(said)}.",
         "lines": [
-            {"name": name, "color": color, "dash": SVG_DASHES[dash], "last": c.values[-1]}
+            {"name": name, "color": color, "dash": figures.SVG_DASHES[dash], "last": c.values[-1]}
             for c, color, dash, name in lines
         ],
     }
@@ -155,7 +156,7 @@ def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
     panels = []
     for system in students:
         name, test = system["system"], evidence.test(system)
-        slug = _slug(f"delta-{name}")
+        slug = figures.slug(f"delta-{name}")
         panels.append(
             {
                 "name": name,
@@ -176,12 +177,6 @@ def _role_words(role: str) -> str:
     kind, _, rest = role.partition(":")
     words = {"lm": "language model"}.get(kind, kind)
     return f"{words} {rest.replace(':', '/', 1)}".rstrip()
-
-
-def _slug(text: str) -> str:
-    """An HTML id of plain characters; a hash keeps two texts of like letters apart."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _seconds(value: float) -> str:
