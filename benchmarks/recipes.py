@@ -116,8 +116,8 @@ def main() -> int:
     if args.output:
         write_results(
             args.output, tables, data=args.beir.name, split=args.split,
-            depth=grid.base.evaluate.depth, train_queries=grid.train_queries, queries=len(grid.collection.qrels),
-            variants=VARIANTS, overrides=args.set,
+            depth=grid.base.evaluate.depth, train_queries=grid.train_queries,
+            queries=len(grid.collection.qrels), variants=VARIANTS, overrides=args.set,
         )  # fmt: skip
     show(found)
     if args.output:
