@@ -37,9 +37,9 @@ CLAIMS = [
     (BEST, "ranker_distill"),
 ]
 QUICK = {
-    "prepare.max_queries": "{train: 3000, dev: 100, test: 300}",
-    "teacher.max_queries": "1500",
-    "lm.train.max_steps": "300",
+    "prepare.max_queries": "{train: 2000, dev: 100, test: 200}",
+    "teacher.max_queries": "2000",
+    "lm.train.max_steps": "200",
     "evaluate.depth": "30",
 }
 Values = dict[str, np.ndarray]
