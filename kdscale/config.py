@@ -215,6 +215,7 @@ class Ranker:
     # of the strategies that fine-tune on labels
     temperature: float = 1.0
     max_queries: int | None = None  # the data budget; None: all
+    seed: int | None = None  # of the students alone, for repeated runs; None: the experiment's
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
     watch: Watch = field(default_factory=Watch)
 

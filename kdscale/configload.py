@@ -55,8 +55,9 @@ def check_config(config: Config) -> None:
     _check_names("prepare.split", list(config.prepare.split))
     for key in ("splits", "queries", "topics", "ids"):  # whichever the source's type has
         _check_names(f"source.{key}", list(getattr(config.source, key, ())))
-    if config.seed < 0:
-        raise KdscaleError(f"seed: 0 or more, not {config.seed}")
+    for key, seed in (("seed", config.seed), ("ranker.seed", config.ranker.seed)):
+        if seed is not None and seed < 0:
+            raise KdscaleError(f"{key}: 0 or more, not {seed}")
     for key, train in (
         ("teacher.train", config.teacher.train),
         ("lm.train", config.lm.train),

@@ -121,6 +121,9 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
     if from_lm:
         inputs["lm"] = f"lm:{shape}"
 
+    # The seed of the data budget too: a budget's queries are another sample for each seed.
+    seed = config.seed if config.ranker.seed is None else config.ranker.seed
+
     def matters() -> dict[str, Any]:
         ranker = {
             "losses": losses,
@@ -135,7 +138,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
             ranker["watch"] = _without(to_dict(watch), "train_queries")
         # A random student takes its vocabulary and family from the teacher's encoder.
         model = {} if from_lm else {"model": _fingerprint(config)}
-        return {**params, "strategy": strategy, "ranker": ranker, "seed": config.seed, **model}
+        return {**params, "strategy": strategy, "ranker": ranker, "seed": seed, **model}
 
     return Step(
         f"student:{strategy}:{shape}",
@@ -145,7 +148,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         _stage("distill_ranker", "run"),
         matters,
         inputs,
-        {**params, "strategy": strategy, "losses": losses},
+        {**params, "strategy": strategy, "losses": losses, "seed": seed},
     )
 
 

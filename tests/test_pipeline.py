@@ -91,6 +91,10 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
             {"student:ranker_distill:tiny", "student:lm_distill_ranker_distill:tiny"}
             | {"evaluation", "report"},
         ),
+        (
+            "ranker.seed=5",  # other students of one teacher
+            {f"student:{strategy}:tiny" for strategy in STRATEGIES} | {"evaluation", "report"},
+        ),
         ("cluster.scorers=2", set()),
         # Changes no result, but the page shows the exact configuration.
         ("ranker.train.checkpoint_every=7", {"report"}),

@@ -18,7 +18,7 @@ from kdscale.training.launch import TrainingJob, run_job
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """`params`: the shape ("student"), the strategy and its losses."""
+    """`params`: the shape ("student"), the strategy, its losses and the seed."""
     ranker, teacher = ctx.config.ranker, ctx.config.teacher
     shape, strategy = ctx.params["student"], ctx.params["strategy"]
     if "lm" in ctx.inputs:
@@ -40,7 +40,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         },
         train=ranker.train,
         losses=ctx.params["losses"],
-        seed=ctx.config.seed,
+        seed=ctx.params["seed"],
     )
     title = f"{strategy} {shape['name']}"
     return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, title)
