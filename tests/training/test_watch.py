@@ -30,6 +30,15 @@ def world(tmp_path_factory):
     return WatchWorld(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine the threads of tiny operations wait for each other, for minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def _job(world, watch, **train):
     return TrainingJob(
         task="ranker",
