@@ -215,6 +215,8 @@ class Evaluate:
     primary: str = "nDCG@10"  # the measure of the tests and of the page's first plot
     baseline: str = "teacher"  # every system is tested against this one
     alpha: float = 0.05
+    margin: float = 0.01
+    # A loss below this, in the primary measure, does not matter: what "not worse" is tested for
     depth: int = 50  # candidates reranked
     batch_tokens: int = 8_192
     latency_queries: int = 20

@@ -102,6 +102,8 @@ def check_config(config: Config) -> None:
                 f"{shape.hidden} of student {shape.name}; set a number that divides it and the "
                 "teacher's"
             )
+    if not config.evaluate.margin > 0:
+        raise KdscaleError(f"evaluate.margin: above 0, not {config.evaluate.margin}")
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 

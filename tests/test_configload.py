@@ -88,6 +88,7 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
+        ("evaluate: {margin: 0}", r"evaluate\.margin: above 0"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
         ("a: [1", "line 1"),
         ("- 1", "not a mapping"),

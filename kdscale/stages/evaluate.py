@@ -205,8 +205,13 @@ def _system_rows(
 ) -> list[dict[str, Any]]:
     """The entries of systems.json."""
     tests = {
-        key: compare_all(of_systems, settings.baseline, settings.alpha)
-        for key, of_systems in values.items()
+        (split, measure): compare_all(
+            of_systems,
+            settings.baseline,
+            settings.alpha,
+            settings.margin if measure == settings.primary else None,
+        )
+        for (split, measure), of_systems in values.items()
     }
     no_costs = dict.fromkeys(costs[TEACHER])
     rows = []

@@ -198,7 +198,11 @@ def _evaluation(config, world, rng, skill, made):
             for name, v in of_systems.items()
         ]
         write_table(out / "metrics.parquet", pa.concat_tables(tables), METRICS)
-        tests = {m: compare_all(v, evaluate.baseline, evaluate.alpha) for m, v in values.items()}
+        margins = {evaluate.primary: evaluate.margin}
+        tests = {
+            m: compare_all(v, evaluate.baseline, evaluate.alpha, margins.get(m))
+            for m, v in values.items()
+        }
         rows = [_row(s, values, tests, rng, made) for s in systems]
         (out / "systems.json").write_text(json.dumps(rows))
 
