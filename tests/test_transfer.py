@@ -29,7 +29,10 @@ def config_of(**transfers):
 def test_only_the_one_query_set_is_read():
     config = config_of(
         beir=Transfer(BEIR, max_queries=5, depth=7),
-        trec=Transfer(TrecSource(["d"], {"a": "1", "b": "2"}, {"a": "3", "b": "4"}), "b"),
+        trec=Transfer(
+            TrecSource(documents=["d"], topics={"a": "1", "b": "2"}, qrels={"a": "3", "b": "4"}),
+            "b",
+        ),
         marco=Transfer(
             MsMarcoSource(queries={"train": "1", "dev": "2"}, candidates={}, triples="t"), "dev"
         ),

@@ -105,7 +105,7 @@ def _read(
         ranks = [{pid: rank for rank, pid in enumerate(orders[n].get(qid, []), 1)} for n in names]
         judged = grades.get(qid, {})
         shown = _shown(evidence, ranks, judged)
-        if len(places.keys() | shown) > MAX_PASSAGES:
+        if len(places) + sum(pid not in places for pid in shown) > MAX_PASSAGES:
             break
         queries.append(
             {

@@ -2,11 +2,10 @@ import json
 import re
 
 import pytest
-from report_experiment import HOSTILE, make_config, make_inputs
+from report_experiment import HOSTILE
 
 from kdscale.data.runs import read_run
 from kdscale.report import rankings
-from kdscale.report.evidence import collect
 from kdscale.report.rankings import rankings_view, safe_json
 from kdscale.report.verdict import judge
 
@@ -59,9 +58,8 @@ def test_the_two_first_shown_are_the_baseline_and_the_student_to_take(experiment
     assert chosen == ["teacher", STUDENT]
 
 
-def test_what_is_left_out_is_said_and_is_what_changed_least(tmp_path, monkeypatch):
-    config = make_config(tmp_path / "store")
-    evidence = collect(config, make_inputs(config))
+def test_what_is_left_out_is_said_and_is_what_changed_least(experiment, monkeypatch):
+    evidence = experiment.evidence
     monkeypatch.setattr(rankings, "MAX_QUERIES", 7)
     view = rankings_view(evidence, judge(evidence))
     shown = [query["id"] for query in json.loads(view["json"])["queries"]]

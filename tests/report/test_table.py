@@ -5,7 +5,6 @@ import pytest
 from report_experiment import make_config, make_inputs
 from rich.console import Console
 
-from kdscale.config import Evaluate
 from kdscale.report.table import results_table
 
 
@@ -36,10 +35,8 @@ def test_the_student_to_take_is_marked(systems):
     assert not any("≈" in line for line in printed(systems))
 
 
-def test_who_is_shown_not_to_be_worse_has_a_sign(tmp_path):
-    config = make_config(tmp_path / "store", evaluate=Evaluate(margin=0.1))
-    inputs = make_inputs(config)
-    systems = json.loads((inputs["evaluation"].path / "systems.json").read_text())
+def test_who_is_shown_not_to_be_worse_has_a_sign(lenient):
+    systems = lenient.systems
     lines = printed(systems)
     assert max(map(len, lines)) <= 98
     signed = {line[2:].split()[0] for line in lines if "≈" in line}
