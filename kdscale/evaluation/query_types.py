@@ -21,7 +21,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 RANKS = ((1, 1, "1"), (2, 5, "2–5"), (6, 10, "6–10"), (11, np.inf, "> 10"))
 NOT_FOUND = "not found"
 # A feature's values in a label; lengths are whole numbers.
-_FORMS = {"length": "{:.0f}", "overlap": "{:.2f}", "idf": "{:.1f}"}
+_FORMS = {"length": "{:.0f}", "overlap": "{:.2f}", "idf": "{:.2f}"}
 # Document frequencies are counted in at most so many passages, spread evenly over the
 # collection: a share of them is as telling, and a large collection would take many minutes.
 SAMPLED_PASSAGES = 200_000

@@ -37,8 +37,8 @@ Row = dict[str, Any]  # of QUERY_TYPES
 
 
 def kinds_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
-    """The students in page order, the features with their buckets, a cell a student, and the
-    finding as a sentence; None where nothing is compared."""
+    """The students in page order, the features by which the queries differ with their buckets, a
+    cell a student, and the finding as a sentence; None where nothing is compared."""
     path = evidence.inputs["evaluation"].path / "query_types.parquet"
     rows = read_table(path, QUERY_TYPES).to_pylist()
     found = {(r["system"], r["feature"], r["place"]): r for r in rows}
@@ -52,7 +52,7 @@ def kinds_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
     for feature in FEATURES:
         places = sorted({place for _, f, place in found if f == feature})
         of_place = [[found[name, feature, place] for name in names] for place in places]
-        if of_place:
+        if len(of_place) > 1:  # in one bucket all queries are alike
             features.append(
                 {
                     "words": WORDS[feature],

@@ -54,7 +54,7 @@
     box.append(make("h4", data.systems[own]), make("p", `${measure} ${value}, ${where}`));
     const table = make("table", null, { "aria-label": `Ranking by ${data.systems[own]}` });
     const head = table.createTHead().insertRow();
-    for (const text of ["Rank", "By the other", "Grade", "Passage"]) {
+    for (const text of ["Rank", "Other", "Grade", "Passage"]) {
       head.append(make("th", text, { scope: "col" }));
     }
     const body = table.createTBody();
