@@ -216,10 +216,24 @@ class Evaluate:
     primary: str = "nDCG@10"  # the measure of the tests and of the page's first plot
     baseline: str = "teacher"  # every system is tested against this one
     alpha: float = 0.05
+    margin: float = 0.01
+    # A loss below this, in the primary measure, does not matter: what "not worse" is tested for
     depth: int = 50  # candidates reranked
+    depths: list[int] = field(default_factory=list)
+    # Smaller depths that are looked at too, from the same scores
     batch_tokens: int = 8_192
     latency_queries: int = 20
     latency_threads: int = 1
+
+
+@dataclass
+class Transfer:
+    """A collection that nothing is trained on: every system ranks it, to see what holds there."""
+
+    source: Source = field(default_factory=TrecSource)
+    split: str = "test"  # the query set of the source
+    depth: int = 50  # candidates reranked
+    max_queries: int | None = None  # None: all
 
 
 @dataclass
@@ -246,4 +260,5 @@ class Config:
     lm: Lm = field(default_factory=Lm)
     ranker: Ranker = field(default_factory=Ranker)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
     report: Report = field(default_factory=Report)

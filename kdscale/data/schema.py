@@ -41,3 +41,46 @@ METRICS = pa.schema(
         ("value", pa.float64()),
     ]
 )
+# One row a system, split, depth and measure: the mean over the judged queries when only the first
+# `depth` candidates are reranked; delta and its 95 % interval: from the baseline, null for itself.
+DEPTHS = pa.schema(
+    [
+        ("system", pa.string()),
+        ("split", pa.string()),
+        ("depth", pa.int32()),
+        ("measure", pa.string()),
+        ("value", pa.float64()),
+        ("delta", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+    ]
+)
+# One row a query of the primary split: what kind of query it is; null where it has no such value.
+QUERY_FEATURES = pa.schema(
+    [
+        ("qid", pa.string()),
+        ("length", pa.float64()),  # tokens of the rankers' tokenizer
+        ("overlap", pa.float64()),  # share of its terms that its best relevant passage has
+        ("idf", pa.float64()),  # mean over its terms
+        ("rank", pa.float64()),  # of the first relevant candidate, by BM25
+    ]
+)
+# One row a student, feature and bucket of queries: what the student loses there on the mean, in
+# the primary measure, against the baseline. rho, p, p_holm: Spearman's correlation of feature and
+# loss over all queries, the same in each bucket of a feature.
+QUERY_TYPES = pa.schema(
+    [
+        ("system", pa.string()),
+        ("feature", pa.string()),
+        ("place", pa.int32()),  # of the bucket, from 0
+        ("bucket", pa.string()),
+        ("queries", pa.int32()),
+        ("loss", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("example", pa.string()),  # the qid that loses most; null where none loses
+        ("rho", pa.float64()),
+        ("p", pa.float64()),
+        ("p_holm", pa.float64()),
+    ]
+)

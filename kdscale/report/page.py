@@ -17,7 +17,10 @@ from kdscale.configload import to_dict
 from kdscale.report import figures
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
 from kdscale.report.examples import collect_examples
+from kdscale.report.kinds import kinds_view
 from kdscale.report.lineage import build_tree, to_yaml
+from kdscale.report.rankings import rankings_view
+from kdscale.report.robustness import depths_view, transfer_view
 from kdscale.report.verdict import Verdict, signed
 
 STRATEGY_WORDS = {
@@ -26,7 +29,6 @@ STRATEGY_WORDS = {
     "lm_distill_finetune": "distilled language model, labels",
     "lm_distill_ranker_distill": "distilled language model, teacher scores",
 }
-SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as figures.DASHES in the panels
 
 
 def render_page(evidence: Evidence, verdict: Verdict) -> str:
@@ -50,7 +52,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         seconds=_seconds,
         bytes=_bytes,
     )
-    script = _asset("page.js")
+    script = _asset("page.js") + _asset("rankings.js")
     return environment.get_template("page.html").render(
         title=evidence.config.report.title,
         name=evidence.config.name,
@@ -62,7 +64,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         evidence=evidence,
         evaluate=evidence.config.evaluate,
         example_count=evidence.config.report.examples,
-        splits=list(evidence.systems[0]["measures"]),
+        splits=[s for s in evidence.systems[0]["measures"] if s in evidence.config.evaluate.splits],
         measures=_measures(evidence),
         baseline=baseline_of(evidence.config),
         base=evidence.system(evidence.config.evaluate.baseline),
@@ -71,6 +73,10 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         latency=next((s["latency"] for s in evidence.systems if s["latency"]), None),
         strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
         tradeoff=_tradeoff(evidence),
+        depths=depths_view(evidence, verdict),
+        transfers=transfer_view(evidence),
+        kinds=kinds_view(evidence, verdict),
+        rankings=rankings_view(evidence, verdict),
         curves=_curve_groups(evidence),
         deltas=_deltas(evidence),
         examples=collect_examples(evidence),
@@ -140,7 +146,7 @@ def _curve_panel(title: str, term: str, lines: list[tuple[Curve, str, int, str]]
         "svg": Markup(figures.curve_panel([line[:3] for line in lines], slug)),
         "label": f"{title}, loss term {term} over the training steps: {'; '.join(said)}.",
         "lines": [
-            {"name": name, "color": color, "dash": SVG_DASHES[dash], "last": c.values[-1]}
+            {"name": name, "color": color, "dash": figures.SVG_DASHES[dash], "last": c.values[-1]}
             for c, color, dash, name in lines
         ],
     }
