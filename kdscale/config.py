@@ -189,6 +189,20 @@ class Lm:
 
 
 @dataclass
+class Watch:
+    """Ranking dev queries while a student trains: its convergence, early stopping, the best
+    weights."""
+
+    every: int = 0  # steps from one look to the next; 0: none
+    queries: int = 100  # of dev: those of the smallest hash, whatever the seed
+    train_queries: int = 100  # of those trained on, looked at in the same way: the gap to dev
+    depth: int = 20  # candidates a query, of dev and of train
+    measure: str = "nDCG@10"  # an ir-measures name
+    patience: int = 0  # stop after so many looks without a rise on dev; 0: never
+    keep_best: bool = False  # export the weights of the best look, not the last ones
+
+
+@dataclass
 class Ranker:
     """Training of the student rankers, for all strategies."""
 
@@ -203,6 +217,7 @@ class Ranker:
     max_queries: int | None = None  # the data budget; None: all
     seed: int | None = None  # of the students alone, for repeated runs; None: the experiment's
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
+    watch: Watch = field(default_factory=Watch)
 
 
 @dataclass

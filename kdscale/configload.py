@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
-from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape
+from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape, Watch
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
@@ -50,6 +50,7 @@ def check_config(config: Config) -> None:
                 f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
             )
     _check_losses(config)
+    _check_watch(config.ranker.watch)
     _check_names("name", [config.name])
     _check_names("students", [shape.name for shape in config.students])
     _check_names("prepare.split", list(config.prepare.split))
@@ -149,6 +150,24 @@ def _check_depths(config: Config) -> None:
                     f"evaluate.depths: {depth} candidates, but prepare.depth keeps {kept} of "
                     f"{split}; raise it"
                 )
+
+
+def _check_watch(watch: Watch) -> None:
+    for name, least in (
+        ("every", 0),
+        ("patience", 0),
+        ("queries", 1),
+        ("train_queries", 1),
+        ("depth", 1),
+    ):
+        if getattr(watch, name) < least:
+            raise KdscaleError(f"ranker.watch.{name}: {least} or more, not {getattr(watch, name)}")
+    for name in ("patience", "keep_best"):
+        if getattr(watch, name) and not watch.every:
+            raise KdscaleError(
+                f"ranker.watch.{name} needs looks at dev; set ranker.watch.every to the steps "
+                "from one to the next"
+            )
 
 
 def _check_losses(config: Config) -> None:

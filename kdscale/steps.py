@@ -160,6 +160,9 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         }
         if soft:
             ranker["temperature"] = config.ranker.temperature
+        watch = config.ranker.watch
+        if watch.patience or watch.keep_best:  # else looking changes nothing
+            ranker["watch"] = _without(to_dict(watch), "train_queries")
         # A random student takes its vocabulary and family from the teacher's encoder.
         model = {} if from_lm else {"model": _fingerprint(config)}
         return {**params, "strategy": strategy, "ranker": ranker, "seed": seed, **model}

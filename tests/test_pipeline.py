@@ -13,6 +13,7 @@ from world import make_config
 from kdscale.cli import main
 from kdscale.config import STRATEGIES
 from kdscale.configload import load_config
+from kdscale.errors import KdscaleError
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
 from kdscale.steps import build_steps
@@ -97,11 +98,40 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
         ("cluster.scorers=2", set()),
         # Changes no result, but the page shows the exact configuration.
         ("ranker.train.checkpoint_every=7", {"report"}),
+        ("ranker.watch.every=2", {"report"}),  # looking changes no student
+        (
+            "ranker.watch={every: 2, keep_best: true}",
+            {f"student:{strategy}:tiny" for strategy in STRATEGIES} | {"evaluation", "report"},
+        ),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_depends_on_it(finished, override, rerun):
     statuses = _statuses(finished, override)
     assert {name for name, status in statuses.items() if status != "cached"} == rerun
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ranker.watch={every: 2, measure: nDGC@10}", "ranker.watch.measure: unknown .*nDCG@10"),
+        ("ranker.watch={every: 2, measure: nDCG@x}", "ranker.watch.measure: .*"),
+        (
+            "source.splits={train: train, test: test}",
+            "ranker.watch: the dataset has no split 'dev'",
+        ),
+    ],
+)
+def test_a_student_that_cannot_be_watched_is_refused_before_anything_is_made(
+    tmp_path, override, message
+):
+    path = make_config(tmp_path, ranker={"watch": {"every": 2}})
+    config = load_config(path, [override])
+    store = open_store(config.storage.uri)
+    with pytest.raises(KdscaleError, match=message) as caught:
+        run_steps(config, store, None, Reporter())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "store").exists()
+    run_steps(config, store, ["teacher"], Reporter(), dry_run=True)  # which nobody watches
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(finished, capsys):

@@ -15,6 +15,7 @@ import kdscale
 from kdscale.config import STRATEGIES
 from kdscale.configload import to_dict
 from kdscale.report import figures
+from kdscale.report.convergence import convergence
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
 from kdscale.report.examples import collect_examples
 from kdscale.report.kinds import kinds_view
@@ -78,6 +79,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         kinds=kinds_view(evidence, verdict),
         rankings=rankings_view(evidence, verdict),
         curves=_curve_groups(evidence),
+        convergence=convergence(evidence),
         deltas=_deltas(evidence),
         examples=collect_examples(evidence),
         config_yaml=to_yaml(to_dict(evidence.config)),
@@ -140,7 +142,7 @@ def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _curve_panel(title: str, term: str, lines: list[tuple[Curve, str, int, str]]) -> dict[str, Any]:
     said = [f"{name} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c, _, _, name in lines]
-    slug = _slug(f"curve-{title}-{term}")
+    slug = figures.slug(f"curve-{title}-{term}")
     return {
         "term": term,
         "svg": Markup(figures.curve_panel([line[:3] for line in lines], slug)),
@@ -161,7 +163,7 @@ def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
     panels = []
     for system in students:
         name, test = system["system"], evidence.test(system)
-        slug = _slug(f"delta-{name}")
+        slug = figures.slug(f"delta-{name}")
         panels.append(
             {
                 "name": name,
@@ -182,12 +184,6 @@ def _role_words(role: str) -> str:
     kind, _, rest = role.partition(":")
     words = {"lm": "language model"}.get(kind, kind)
     return f"{words} {rest.replace(':', '/', 1)}".rstrip()
-
-
-def _slug(text: str) -> str:
-    """An HTML id of plain characters; a hash keeps two texts of like letters apart."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _seconds(value: float) -> str:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from kdscale.stages.context import StageContext
@@ -34,6 +35,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "group_size": ranker.group_size,
             "max_queries": ranker.max_queries,
             "temperature": ranker.temperature,
+            "watch": asdict(ranker.watch) if ranker.watch.every else None,
             "init": init,
         },
         train=ranker.train,

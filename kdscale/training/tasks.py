@@ -7,12 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 
-from kdscale.config import Shape
+from kdscale.config import Shape, Watch
 from kdscale.data.blocks import BlockSource
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
@@ -23,11 +23,11 @@ from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker, ranker_from_lm, save_ranker
 from kdscale.models.students import build_student, spread_layers
 from kdscale.store import Workspace, locate
-from kdscale.training.checkpoint import METRICS
 from kdscale.training.engines import Engine
 from kdscale.training.loop import Hooks, train_loop
-from kdscale.training.metrics import write_events
+from kdscale.training.metrics import METRICS, WATCH, write_events
 from kdscale.training.modules import LmTraining, RankerTraining
+from kdscale.training.watch import Watcher
 
 if TYPE_CHECKING:
     from kdscale.training.launch import TrainingJob
@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 EXPORT = "export"  # the piece that a finished run leaves
 FACTS = "facts.json"
 BASIS_BLOCKS = 512  # text from which a narrow student's directions are found
+
+
+class Task(NamedTuple):
+    """What a job trains."""
+
+    module: nn.Module
+    source: GroupSource | BlockSource
+    export: Callable[[Path], None]  # writes the trained model into a directory
+    watcher: Watcher | None = None
 
 
 def train_and_export(
@@ -47,42 +56,46 @@ def train_and_export(
     the facts of the run."""
     tokens = Tokens(locate(job.settings["tokens"]))
     build = {"ranker": _ranker_task, "lm": _lm_task}[job.task]
-    module, source, export = build(job, tokens)
-    engine = make_engine(module)
+    task = build(job, tokens)
+    engine = make_engine(task.module)
     with tempfile.TemporaryDirectory(prefix="kdscale-training-") as scratch:
         log = Path(scratch, METRICS)
         facts = train_loop(
-            module=module,
+            module=task.module,
             engine=engine,
-            source=source,
+            source=task.source,
             train=job.train,
             weights=job.losses,
             seed=job.seed,
             workspace=workspace,
             log=log,
             hooks=hooks,
+            watcher=task.watcher,
         )
         if engine.rank != 0:
             return
         out = Path(scratch, EXPORT)
         out.mkdir()
-        export(out)
+        task.export(out)
         shutil.copyfile(log, out / METRICS)
-        write_events(log, out / "tensorboard")
-        facts["pairs_seen"] = facts["items_seen"] * source.pairs_per_item
+        if task.watcher is not None:
+            shutil.copyfile(log.with_name(WATCH), out / WATCH)
+        write_events(out, out / "tensorboard")
+        facts["pairs_seen"] = facts["items_seen"] * task.source.pairs_per_item
         (out / FACTS).write_text(json.dumps(facts))
         workspace.publish(out, EXPORT)
 
 
-def _ranker_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Callable]:
-    """settings: dataset, tokens, scores (or None), group_size, max_queries, temperature, and
-    init: {"pretrained": name, "revision"} | {"lm"} | {"shape", "like", "revision"}.
+def _ranker_task(job: TrainingJob, tokens: Tokens) -> Task:
+    """settings: dataset, tokens, scores (or None), group_size, max_queries, temperature, watch (or
+    None), and init: {"pretrained": name, "revision"} | {"lm"} | {"shape", "like", "revision"}.
 
     Artifacts are references."""
     settings = job.settings
+    dataset = Dataset(locate(settings["dataset"]))
     scores = read_shards(locate(settings["scores"]), SCORES) if settings["scores"] else None
     source = GroupSource(
-        Dataset(locate(settings["dataset"])),
+        dataset,
         tokens,
         scores,
         settings["group_size"],
@@ -100,10 +113,14 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Call
         encoder = load_encoder(init["pretrained"], init["revision"])
         ranker = build_ranker(encoder, job.train.dropout, job.seed)
     module = RankerTraining(ranker, job.losses, settings["temperature"])
-    return module, source, lambda out: save_ranker(ranker, tokens.encoder(), out)
+    watcher = None
+    if settings["watch"]:
+        watch, precision = Watch(**settings["watch"]), job.train.precision
+        watcher = Watcher(watch, ranker, source, dataset, tokens, precision)
+    return Task(module, source, lambda out: save_ranker(ranker, tokens.encoder(), out), watcher)
 
 
-def _lm_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Callable]:
+def _lm_task(job: TrainingJob, tokens: Tokens) -> Task:
     """settings: tokens (a reference), model, revision, student (shape), init, layer_map,
     relation_heads."""
     settings = job.settings
@@ -124,4 +141,4 @@ def _lm_task(job: TrainingJob, tokens: Tokens) -> tuple[nn.Module, Any, Callable
         student.save_pretrained(out)
         tokens.encoder().save(out)
 
-    return module, BlockSource(tokens), export
+    return Task(module, BlockSource(tokens), export)
