@@ -111,6 +111,8 @@ class Prepare:
     bm25_k1: float = 1.2
     bm25_b: float = 0.75
     negatives: int = 7  # hard negatives a training query, drawn from its candidates
+    easy_negatives: int = 0
+    # Further ones, drawn from all passages: students learn from both, the teacher from hard ones
     skip_top: int = 0  # leave out so many top candidates: likely unlabelled positives
     max_positives: int = 1  # relevant passages of a training query that enter the pairs
     min_grade: int = 1  # a qrel of at least this grade is relevant

@@ -112,6 +112,10 @@ def check_config(config: Config) -> None:
     check_transfers(config)
     if not config.evaluate.margin > 0:
         raise KdscaleError(f"evaluate.margin: above 0, not {config.evaluate.margin}")
+    if config.prepare.easy_negatives < 0:
+        raise KdscaleError(
+            f"prepare.easy_negatives: 0 or more, not {config.prepare.easy_negatives}"
+        )
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 

@@ -114,6 +114,7 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("lm: {train: {lr: .inf}}", "a finite number"),
         ("seed: -1", "seed: 0 or more"),
         ("ranker: {seed: -1}", "ranker.seed: 0 or more"),
+        ("prepare: {easy_negatives: -1}", "prepare.easy_negatives: 0 or more"),
         ('"a\\nb": 1', r"unknown key a\\nb"),
         (r'report: {title: "a\0b"}', "NUL"),
         (r'report: {title: "\ud800"}', "half a surrogate"),

@@ -9,13 +9,16 @@ CANDIDATES = pa.schema(
     [("qid", pa.string()), ("pid", pa.string()), ("rank", pa.int32()), ("score", pa.float32())]
 )
 # The training pairs: each training query with its positives and its sampled hard negatives.
+# The rank of a negative that was drawn from all passages because the config asks for such ones.
+EASY = -1
 PAIRS = pa.schema(
     [
         ("pair_id", pa.int64()),
         ("qid", pa.string()),
         ("pid", pa.string()),
         ("grade", pa.int32()),  # 0 for a negative
-        ("rank", pa.int32()),  # BM25 rank, from 1; 0 where the passage was not a candidate
+        ("rank", pa.int32()),
+        # BM25 rank, from 1; 0 where the passage was not a candidate; EASY for an easy negative
     ]
 )
 PAIR_SCORES = pa.schema([("pair_id", pa.int64()), ("score", pa.float32())])
