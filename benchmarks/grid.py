@@ -61,7 +61,7 @@ class Grid:
         self.shared = self._make(base, ["dataset", "tokens", "teacher", "scores"])
         self.dataset = Dataset(self.shared["dataset"].path)
         self.tokens = Tokens(self.shared["tokens"].path)
-        self.collection = Collection(self.dataset, split, base.evaluate.depth)
+        self.collection = Collection(self.dataset, self.tokens, split, base.evaluate.depth)
         self.train_queries = self.dataset.queries("train").num_rows
 
     def train(self, cell: Cell) -> Artifact:
@@ -98,7 +98,7 @@ class Grid:
             scored = self.collection.found()
         else:
             scorer = Scorer(load_ranker(model), self.tokens.encoder())
-            scored = score_queries(scorer, self.collection.token_pairs(self.tokens))
+            scored = score_queries(scorer, self.collection.token_pairs())
         with self.reporter.task(f"{name} on {self.split}", self.collection.pairs) as task:
             scores = {qid: dict(ranking) for qid, ranking in count_pairs(scored, task)}
         # Equal scores by pid, as in the run files.

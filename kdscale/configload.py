@@ -16,6 +16,7 @@ from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Conf
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
+from kdscale.transfer import check_transfers
 from kdscale.yamltext import parse_yaml, read_yaml
 
 NAME_BYTES = 100
@@ -55,6 +56,9 @@ def check_config(config: Config) -> None:
     _check_names("prepare.split", list(config.prepare.split))
     for key in ("splits", "queries", "topics", "ids"):  # whichever the source's type has
         _check_names(f"source.{key}", list(getattr(config.source, key, ())))
+    _check_names("transfer", list(config.transfer))
+    for name, transfer in config.transfer.items():
+        _check_names(f"transfer.{name}.split", [transfer.split])
     for key, seed in (("seed", config.seed), ("ranker.seed", config.ranker.seed)):
         if seed is not None and seed < 0:
             raise KdscaleError(f"{key}: 0 or more, not {seed}")
@@ -104,6 +108,14 @@ def check_config(config: Config) -> None:
                 f"{shape.hidden} of student {shape.name}; set a number that divides it and the "
                 "teacher's"
             )
+    _check_depths(config)
+    check_transfers(config)
+    if not config.evaluate.margin > 0:
+        raise KdscaleError(f"evaluate.margin: above 0, not {config.evaluate.margin}")
+    if config.prepare.easy_negatives < 0:
+        raise KdscaleError(
+            f"prepare.easy_negatives: 0 or more, not {config.prepare.easy_negatives}"
+        )
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 
@@ -124,6 +136,24 @@ def _check_names(key: str, names: list[str]) -> None:
                 "systems); give each its own name"
             )
         seen.add(name.casefold())
+
+
+def _check_depths(config: Config) -> None:
+    """Raise KdscaleError for a depth to look at that has no candidates of its own."""
+    evaluate, prepare = config.evaluate, config.prepare
+    for depth in evaluate.depths:
+        if not 1 <= depth <= evaluate.depth:
+            raise KdscaleError(
+                f"evaluate.depths: {depth} is not among the evaluate.depth {evaluate.depth} "
+                "candidates that are reranked; give depths from 1 to that"
+            )
+        for split in evaluate.splits:
+            kept = prepare.depth.get(split, prepare.default_depth)
+            if depth > kept:
+                raise KdscaleError(
+                    f"evaluate.depths: {depth} candidates, but prepare.depth keeps {kept} of "
+                    f"{split}; raise it"
+                )
 
 
 def _check_watch(watch: Watch) -> None:

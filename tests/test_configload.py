@@ -7,6 +7,7 @@ from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+BEIR = "{type: beir, path: x}"
 SHAPE = "{name: s, layers: 2, hidden: 24, heads: 2, intermediate: 48}"
 
 
@@ -94,6 +95,18 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
+        ("evaluate: {depths: [10, 0]}", r"evaluate\.depths: 0 is not among"),
+        ("evaluate: {depths: [51]}", "51 is not among the evaluate.depth 50"),
+        ("evaluate: {depth: 99, depths: [60]}", "prepare.depth keeps 50 of test"),
+        (f"transfer: {{a: {{source: {BEIR}, split: tset}}}}", "transfer.a.split: .*no query set"),
+        (f"transfer: {{test: {{source: {BEIR}}}}}", "transfer.test: evaluate.splits has a split"),
+        (f"transfer: {{a/b: {{source: {BEIR}}}}}", "transfer: the name"),
+        (f"transfer: {{a: {{source: {BEIR}, split: ../x}}}}", "transfer.a.split: the name"),
+        (f"transfer: {{a: {{source: {BEIR}, depth: 0}}}}", "transfer.a: depth and max_queries"),
+        ("transfer: {a: {source: {type: trec}, split: all}}", r"transfer.a.split: \"all\""),
+        ("transfer: {a: {split: test}}", "transfer.a.split: its source has no query set"),
+        ("transfer: {a: {source: {type: beri}}}", r"transfer\.a\.source\.type: no source"),
+        ("evaluate: {margin: 0}", r"evaluate\.margin: above 0"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
         ("a: [1", "line 1"),
         ("- 1", "not a mapping"),
@@ -101,6 +114,7 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("lm: {train: {lr: .inf}}", "a finite number"),
         ("seed: -1", "seed: 0 or more"),
         ("ranker: {seed: -1}", "ranker.seed: 0 or more"),
+        ("prepare: {easy_negatives: -1}", "prepare.easy_negatives: 0 or more"),
         ('"a\\nb": 1', r"unknown key a\\nb"),
         (r'report: {title: "a\0b"}', "NUL"),
         (r'report: {title: "\ud800"}', "half a surrogate"),

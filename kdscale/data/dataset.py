@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from kdscale.data.schema import (
     QUERIES,
     QUERY_TOKENS,
 )
-from kdscale.data.shards import read_shards, read_table, read_where
+from kdscale.data.shards import read_shards, read_table, read_where, sample_column
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Dataset:
 
     def passages(self) -> pa.Table:
         return read_shards(self.path / "passages", PASSAGES)
+
+    def sample_passages(self, count: int) -> Iterator[list[str]]:
+        """The texts of at most `count` passages, spread evenly over the collection; only one of
+        its files is held at a time."""
+        return sample_column(self.path / "passages", PASSAGES, "text", count)
 
     def queries(self, split: str) -> pa.Table:
         return self._of_split("queries", split, QUERIES)

@@ -1,4 +1,4 @@
-"""Training groups of a ranker: a query with one relevant passage and hard negatives."""
+"""Training groups of a ranker: a query with one relevant passage and negatives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import choose_queries
+from kdscale.data.schema import EASY
 from kdscale.errors import KdscaleError
 
 # A step's pairs run through the model in so many chunks of like length, which takes most of the
@@ -23,7 +24,8 @@ class GroupSource:
     """Query groups made from the training pairs and, where given, the teacher's scores.
 
     An item is a query. In epoch e it is grouped with its relevant passage number e (in turn) and
-    `group_size - 1` of its negatives, drawn anew each epoch by (seed, epoch, item).
+    `group_size - 1` of its negatives, drawn anew each epoch by (seed, epoch, item); only of its
+    hard ones where `easy` is false.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class GroupSource:
         group_size: int,
         max_queries: int | None,
         seed: int,
+        easy: bool = True,
     ):
         pairs = dataset.pairs()
         self._seed = seed
@@ -44,6 +47,7 @@ class GroupSource:
         self._pids = pairs["pid"].to_pylist()
         self._grades = pairs["grade"].to_numpy()
         self._teacher = None if scores is None else _aligned_scores(pairs, scores)
+        usable = np.ones(len(pairs), dtype=bool) if easy else pairs["rank"].to_numpy() != EASY
         members: dict[str, list[int]] = {}
         for row, qid in enumerate(self._qids):
             members.setdefault(qid, []).append(row)
@@ -52,7 +56,7 @@ class GroupSource:
         for qid in choose_queries(list(members), max_queries, seed):
             rows = np.asarray(members[qid])
             positive = rows[self._grades[rows] > 0]
-            negative = rows[self._grades[rows] == 0]
+            negative = rows[(self._grades[rows] == 0) & usable[rows]]
             if len(positive) and len(negative):
                 self._groups.append((positive, negative))
                 self.qids.append(qid)

@@ -41,7 +41,7 @@ PLACEHOLDERS = {
 # A second sign beside the colour, for whoever cannot tell the colours apart.
 MARKERS = dict(zip(STRATEGIES, ("s", "o", "^", "D"), strict=True))
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as DASHES in the panels
+SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as DASHES in the figures
 MAX_POINTS = 240  # of a line: more cannot be seen, and would make the page heavy
 
 _STYLE = {
@@ -195,6 +195,31 @@ def delta_panel(paired: Paired, limit: float, name: str, primary: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("queries, most won to most lost")
         axes.set_ylabel(f"Δ {primary}")
+        return _to_svg(figure, name)
+
+
+def depth_lines(
+    lines: list[tuple[str, list[int], list[float], dict[str, Any]]],
+    width: float,
+    height: float,
+    name: str,
+) -> str:
+    """A measure against the reranking depth, a line a system: (label of y, depths, values, its
+    system, color and dash)."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        for label, depths, values, line in lines:
+            marker = MARKERS.get(line["system"]["strategy"], "*")
+            axes.plot(
+                depths, values, marker, color=PLACEHOLDERS[line["color"]], markersize=6,
+                linestyle=DASHES[line["dash"]], linewidth=1.6, zorder=3,
+            )  # fmt: skip
+            axes.set_ylabel(label)
+        axes.set_xscale("log")
+        axes.set_xticks(depths, labels=[f"{depth:,}" for depth in depths])
+        axes.minorticks_off()
+        axes.margins(y=0.12)
+        axes.set_xlabel("candidates reranked, log scale")
         return _to_svg(figure, name)
 
 

@@ -18,7 +18,10 @@ from kdscale.report import figures
 from kdscale.report.convergence import convergence
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
 from kdscale.report.examples import collect_examples
+from kdscale.report.kinds import kinds_view
 from kdscale.report.lineage import build_tree, to_yaml
+from kdscale.report.rankings import rankings_view
+from kdscale.report.robustness import depths_view, transfer_view
 from kdscale.report.verdict import Verdict, signed
 
 STRATEGY_WORDS = {
@@ -50,7 +53,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         seconds=_seconds,
         bytes=_bytes,
     )
-    script = _asset("page.js")
+    script = _asset("page.js") + _asset("rankings.js")
     return environment.get_template("page.html").render(
         title=evidence.config.report.title,
         name=evidence.config.name,
@@ -62,7 +65,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         evidence=evidence,
         evaluate=evidence.config.evaluate,
         example_count=evidence.config.report.examples,
-        splits=list(evidence.systems[0]["measures"]),
+        splits=[s for s in evidence.systems[0]["measures"] if s in evidence.config.evaluate.splits],
         measures=_measures(evidence),
         baseline=baseline_of(evidence.config),
         base=evidence.system(evidence.config.evaluate.baseline),
@@ -71,6 +74,10 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         latency=next((s["latency"] for s in evidence.systems if s["latency"]), None),
         strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
         tradeoff=_tradeoff(evidence),
+        depths=depths_view(evidence, verdict),
+        transfers=transfer_view(evidence),
+        kinds=kinds_view(evidence, verdict),
+        rankings=rankings_view(evidence, verdict),
         curves=_curve_groups(evidence),
         convergence=convergence(evidence),
         deltas=_deltas(evidence),

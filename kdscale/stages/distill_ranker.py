@@ -34,6 +34,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "scores": scores.ref() if scores else None,
             "group_size": ranker.group_size,
             "max_queries": ranker.max_queries,
+            "easy": True,
             "temperature": ranker.temperature,
             "watch": asdict(ranker.watch) if ranker.watch.every else None,
             "init": init,

@@ -18,6 +18,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "scores": None,
             "group_size": teacher.group_size,
             "max_queries": teacher.max_queries,
+            "easy": False,
             "temperature": 1.0,
             "watch": None,
             "init": {"pretrained": teacher.model, "revision": teacher.revision},

@@ -101,6 +101,7 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> Task:
         settings["group_size"],
         settings["max_queries"],
         job.seed,
+        settings["easy"],
     )
     init = settings["init"]
     if "lm" in init:

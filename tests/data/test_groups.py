@@ -9,7 +9,7 @@ from tiny_models import bert_tokenizer
 
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
-from kdscale.data.schema import PAIRS, PASSAGE_TOKENS, QUERY_TOKENS, SCORES
+from kdscale.data.schema import EASY, PAIRS, PASSAGE_TOKENS, QUERY_TOKENS, SCORES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import PairEncoder
@@ -61,6 +61,22 @@ def _scores():
         [order, [ROWS[i][0] for i in order], [ROWS[i][1] for i in order], order * 0.5],
         names=SCORES.names,
     ).cast(SCORES)
+
+
+def test_easy_negatives_can_be_left_out(world):
+    dataset, tokens = world
+    pairs = dataset.pairs()
+    ranks = [EASY if pid in ("p2", "p6") else 1 for pid in pairs["pid"].to_pylist()]
+    table = pairs.set_column(pairs.schema.get_field_index("rank"), "rank", [ranks])
+    write_shards(dataset.path / "pairs", table.cast(PAIRS), PAIRS, 2)
+
+    def negatives(easy):
+        source = GroupSource(dataset, tokens, None, 4, None, seed=0, easy=easy)
+        rows = [source.rows(item, epoch)[1:] for item in range(len(source)) for epoch in range(9)]
+        return {pairs["pid"][int(row)].as_py() for group in rows for row in group}
+
+    assert negatives(True) == {"p2", "p3", "p4", "p6"}
+    assert negatives(False) == {"p3", "p4"}  # q1 has no hard one, and so no group
 
 
 def test_only_queries_with_a_relevant_passage_and_a_negative(world):

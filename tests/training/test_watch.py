@@ -48,6 +48,7 @@ def _job(world, watch, **train):
             "scores": None,
             "group_size": 4,
             "max_queries": None,
+            "easy": True,
             "temperature": 1.0,
             "watch": asdict(watch) if watch else None,
             "init": {"shape": SHAPE, "like": str(world.encoder), "revision": None},
