@@ -11,8 +11,8 @@ from typing import Literal
 
 STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_ranker_distill")
 # The names of `kdscale.losses`, here so that a config is checked without torch.
-HARD_LOSSES = ("lce", "bce")
-SOFT_LOSSES = ("pointwise_mse", "margin_mse", "listwise_kl", "ranknet")
+HARD_LOSSES = ("lce", "bce", "listnet", "lambdaloss")
+SOFT_LOSSES = ("pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet")
 LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
 
 
@@ -199,7 +199,7 @@ class Ranker:
     )  # of the strategies that distil the ranker
     hard_losses: dict[str, float] = field(default_factory=lambda: {"lce": 1.0})
     # of the strategies that fine-tune on labels
-    temperature: float = 1.0
+    temperature: float = 1.0  # of listwise_kl and pointwise_bce
     max_queries: int | None = None  # the data budget; None: all
     seed: int | None = None  # of the students alone, for repeated runs; None: the experiment's
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
