@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
-from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape
+from kdscale.config import (
+    HARD_LOSSES,
+    INTERMEDIATE_LOSSES,
+    LM_LOSSES,
+    SOFT_LOSSES,
+    STRATEGIES,
+    Config,
+    Shape,
+)
 from kdscale.errors import KdscaleError
+from kdscale.models.shapes import check_layer_map, check_shape
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
 from kdscale.yamltext import parse_yaml, read_yaml
@@ -84,6 +93,7 @@ def check_config(config: Config) -> None:
         ("teacher.group_size", config.teacher.group_size - 1),
         ("ranker.group_size", config.ranker.group_size - 1),
         ("lm.relation_heads", config.lm.relation_heads),
+        ("lm.head_steps", config.lm.head_steps),
     ):
         if value < 1:
             raise KdscaleError(f"{key} is too small")
@@ -95,9 +105,15 @@ def check_config(config: Config) -> None:
             "cluster.wait_s: set cluster.cpus_per_worker and cluster.cpus_per_scorer with it; a "
             "cluster that is yet to start has no CPUs to take a share of"
         )
-    distils_lm = any(s.startswith("lm_distill") for s in config.ranker.strategies)
-    for shape in config.students if distils_lm and "qkv" in config.lm.losses else []:
-        if shape.hidden % config.lm.relation_heads:
+    strategies, compared = config.ranker.strategies, set()
+    if any(s.startswith("lm_distill") for s in strategies):
+        compared |= set(config.lm.losses)
+    if any(s.endswith("ranker_distill") for s in strategies):
+        compared |= set(config.ranker.intermediate_losses)
+    for shape in config.students if compared else []:
+        if config.lm.layer_map is not None:
+            check_layer_map(config.lm.layer_map, shape.layers)
+        if "qkv" in compared and shape.hidden % config.lm.relation_heads:
             raise KdscaleError(
                 f"lm.relation_heads: {config.lm.relation_heads} does not divide the hidden size "
                 f"{shape.hidden} of student {shape.name}; set a number that divides it and the "
@@ -130,9 +146,10 @@ def _check_losses(config: Config) -> None:
         ("teacher.losses", config.teacher.losses, HARD_LOSSES),
         ("ranker.hard_losses", config.ranker.hard_losses, HARD_LOSSES),
         ("ranker.soft_losses", config.ranker.soft_losses, HARD_LOSSES + SOFT_LOSSES),
+        ("ranker.intermediate_losses", config.ranker.intermediate_losses, INTERMEDIATE_LOSSES),
         ("lm.losses", config.lm.losses, LM_LOSSES),
     ):
-        if not losses:
+        if not losses and key != "ranker.intermediate_losses":
             raise KdscaleError(f"{key}: at least one loss; there are: {', '.join(known)}")
         for name in losses:
             if name in SOFT_LOSSES and known is HARD_LOSSES:
@@ -196,8 +213,6 @@ def _build(cls: type, data: Any, where: str) -> Any:
         for f in known:
             if f not in values:
                 raise KdscaleError(f"{where}: a student shape needs {f}")
-        from kdscale.models.shapes import check_shape
-
         check_shape(Shape(**values))
     return cls(**values)
 

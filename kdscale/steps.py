@@ -81,7 +81,7 @@ def build_steps(config: Config) -> dict[str, Step]:
                     _stage("distill_lm", "run"),
                     lambda params=params: {
                         **params,
-                        "lm": {**_section(config.lm), "train": _train(config.lm.train)},
+                        "lm": _lm(config.lm),
                         "model": _fingerprint(config),
                         "seed": seed,
                     },
@@ -115,9 +115,12 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
     soft = strategy.endswith("ranker_distill")
     from_lm = strategy.startswith("lm_distill")
     losses = config.ranker.soft_losses if soft else config.ranker.hard_losses
+    intermediate = config.ranker.intermediate_losses if soft else {}
     inputs = {"dataset": "dataset", "tokens": "tokens"}
     if soft:
         inputs["scores"] = "scores"
+    if intermediate:
+        inputs["teacher"] = "teacher"
     if from_lm:
         inputs["lm"] = f"lm:{shape}"
 
@@ -133,6 +136,9 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         }
         if soft:
             ranker["temperature"] = config.ranker.temperature
+        if intermediate:
+            compared = {"layer_map": config.lm.layer_map, "heads": config.lm.relation_heads}
+            ranker["intermediate"] = {"losses": intermediate, **compared}
         # A random student takes its vocabulary and family from the teacher's encoder.
         model = {} if from_lm else {"model": _fingerprint(config)}
         return {**params, "strategy": strategy, "ranker": ranker, "seed": seed, **model}
@@ -145,7 +151,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         _stage("distill_ranker", "run"),
         matters,
         inputs,
-        {**params, "strategy": strategy, "losses": losses, "seed": seed},
+        {**params, "strategy": strategy, "losses": {**losses, **intermediate}, "seed": seed},
     )
 
 
@@ -193,6 +199,11 @@ def _fingerprint(config: Config) -> dict[str, Any]:
 def _section(value: Any) -> dict[str, Any]:
     """A section without its training settings, which `_train` gives."""
     return _without(to_dict(value), "train", "model", "revision")
+
+
+def _lm(lm: Any) -> dict[str, Any]:
+    section = {**_section(lm), "train": _train(lm.train)}
+    return section if "mlm_kl" in lm.losses else _without(section, "head_steps")
 
 
 def _train(train: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "group_size": teacher.group_size,
             "max_queries": teacher.max_queries,
             "temperature": 1.0,
+            "intermediate": None,
             "init": {"pretrained": teacher.model, "revision": teacher.revision},
         },
         train=teacher.train,
