@@ -112,6 +112,8 @@ class Prepare:
     bm25_k1: float = 1.2
     bm25_b: float = 0.75
     negatives: int = 7  # hard negatives a training query, drawn from its candidates
+    easy_negatives: int = 0
+    # Further ones, drawn from all passages: students learn from both, the teacher from hard ones
     skip_top: int = 0  # leave out so many top candidates: likely unlabelled positives
     max_positives: int = 1  # relevant passages of a training query that enter the pairs
     min_grade: int = 1  # a qrel of at least this grade is relevant
@@ -192,6 +194,20 @@ class Lm:
 
 
 @dataclass
+class Watch:
+    """Ranking dev queries while a student trains: its convergence, early stopping, the best
+    weights."""
+
+    every: int = 0  # steps from one look to the next; 0: none
+    queries: int = 100  # of dev: those of the smallest hash, whatever the seed
+    train_queries: int = 100  # of those trained on, looked at in the same way: the gap to dev
+    depth: int = 20  # candidates a query, of dev and of train
+    measure: str = "nDCG@10"  # an ir-measures name
+    patience: int = 0  # stop after so many looks without a rise on dev; 0: never
+    keep_best: bool = False  # export the weights of the best look, not the last ones
+
+
+@dataclass
 class Ranker:
     """Training of the student rankers, for all strategies."""
 
@@ -210,6 +226,7 @@ class Ranker:
     max_queries: int | None = None  # the data budget; None: all
     seed: int | None = None  # of the students alone, for repeated runs; None: the experiment's
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
+    watch: Watch = field(default_factory=Watch)
 
 
 @dataclass
@@ -223,10 +240,24 @@ class Evaluate:
     primary: str = "nDCG@10"  # the measure of the tests and of the page's first plot
     baseline: str = "teacher"  # every system is tested against this one
     alpha: float = 0.05
+    margin: float = 0.01
+    # A loss below this, in the primary measure, does not matter: what "not worse" is tested for
     depth: int = 50  # candidates reranked
+    depths: list[int] = field(default_factory=list)
+    # Smaller depths that are looked at too, from the same scores
     batch_tokens: int = 8_192
     latency_queries: int = 20
     latency_threads: int = 1
+
+
+@dataclass
+class Transfer:
+    """A collection that nothing is trained on: every system ranks it, to see what holds there."""
+
+    source: Source = field(default_factory=TrecSource)
+    split: str = "test"  # the query set of the source
+    depth: int = 50  # candidates reranked
+    max_queries: int | None = None  # None: all
 
 
 @dataclass
@@ -253,4 +284,5 @@ class Config:
     lm: Lm = field(default_factory=Lm)
     ranker: Ranker = field(default_factory=Ranker)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
     report: Report = field(default_factory=Report)

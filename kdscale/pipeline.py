@@ -68,6 +68,8 @@ def check_early(config: Config, needed: set[str]) -> None:
 
     if needed - {"dataset"}:
         resolve_model(config.teacher.model, config.teacher.revision)
+    if config.ranker.watch.every and any(name.startswith("student:") for name in needed):
+        _check_watch(config)
     if "evaluation" in needed:
         parse_measures([config.evaluate.primary, *config.evaluate.measures])
         systems = ["bm25", "teacher"] + [
@@ -80,6 +82,21 @@ def check_early(config: Config, needed: set[str]) -> None:
                 f"evaluate.baseline: no system {config.evaluate.baseline!r}, only "
                 f"{', '.join(systems)}"
             )
+
+
+def _check_watch(config: Config) -> None:
+    from kdscale.data.queries import DEV
+    from kdscale.data.readers import open_reader
+    from kdscale.evaluation.measures import parse_measures
+
+    parse_measures([config.ranker.watch.measure], "ranker.watch.measure")
+    splits = list(config.prepare.split) or open_reader(config.source).splits()
+    if DEV not in splits:
+        raise KdscaleError(
+            f"ranker.watch: the dataset has no split {DEV!r} to look at, only "
+            f"{', '.join(splits)}; name one so in the source or prepare.split, or set "
+            "ranker.watch.every: 0"
+        )
 
 
 def step_key(step: Step, matters: dict[str, Any], inputs: dict[str, Artifact]) -> str:

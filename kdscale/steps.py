@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
 from kdscale.stages.context import Stage
 from kdscale.store.artifact import sha256_file
+from kdscale.transfer import transfer_config
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ def build_steps(config: Config) -> dict[str, Step]:
             {"dataset": "dataset"},
         )
     )  # fmt: skip
+    for transfer in config.transfer:
+        for step in _transfer_steps(config, transfer):
+            add(step)
     add(
         Step(
             "teacher", "finetune", "teachers", name, _stage("finetune", "run"),
@@ -91,13 +96,12 @@ def build_steps(config: Config) -> dict[str, Step]:
             )  # fmt: skip
         for strategy in config.ranker.strategies:
             add(_student_step(config, shape.name, strategy, params))
-    students = [s for s in steps if s.startswith("student:")]
     add(
         Step(
             "evaluation", "evaluate", "evaluations", name, _stage("evaluate", "run"),
-            lambda: {"evaluate": _without(to_dict(config.evaluate), "batch_tokens")},
+            lambda: _evaluate_config(config),
             {"dataset": "dataset", "tokens": "tokens", "teacher": "teacher"}
-            | {s: s for s in students},
+            | {s: s for s in steps if s.startswith(("student:", "dataset:", "tokens:"))},
         )
     )  # fmt: skip
     everything = {s: s for s in steps}
@@ -109,6 +113,29 @@ def build_steps(config: Config) -> dict[str, Step]:
         )
     )  # fmt: skip
     return steps
+
+
+def _transfer_steps(config: Config, name: str) -> list[Step]:
+    """The dataset and the tokens of a collection that is only evaluated."""
+    made_by = transfer_config(config, name)
+
+    def dataset() -> dict[str, Any]:
+        try:
+            return {**_dataset_config(made_by), "seed": config.seed}
+        except KdscaleError as error:
+            raise KdscaleError(f"transfer.{name}: {error}") from None
+
+    return [
+        Step(
+            f"dataset:{name}", "prepare", "datasets", name,
+            _stage("prepare", "run_dataset", made_by), dataset,
+        ),
+        Step(
+            f"tokens:{name}", "prepare", "tokens", name, _stage("prepare", "run_tokens", made_by),
+            lambda: {**_token_config(made_by), "seed": config.seed},
+            {"dataset": f"dataset:{name}"},
+        ),
+    ]  # fmt: skip
 
 
 def _student_step(config: Config, shape: str, strategy: str, params: dict[str, Any]) -> Step:
@@ -139,6 +166,9 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         if intermediate:
             compared = {"layer_map": config.lm.layer_map, "heads": config.lm.relation_heads}
             ranker["intermediate"] = {"losses": intermediate, **compared}
+        watch = config.ranker.watch
+        if watch.patience or watch.keep_best:  # else looking changes nothing
+            ranker["watch"] = _without(to_dict(watch), "train_queries")
         # A random student takes its vocabulary and family from the teacher's encoder.
         model = {} if from_lm else {"model": _fingerprint(config)}
         return {**params, "strategy": strategy, "ranker": ranker, "seed": seed, **model}
@@ -155,11 +185,28 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
     )
 
 
-def _stage(module: str, function: str) -> Callable[[], Stage]:
+def _stage(module: str, function: str, config: Config | None = None) -> Callable[[], Stage]:
+    """`config`: what the stage is to read in place of the experiment's own."""
+
     def load() -> Stage:
-        return getattr(importlib.import_module(f"kdscale.stages.{module}"), function)
+        stage = getattr(importlib.import_module(f"kdscale.stages.{module}"), function)
+        if config is None:
+            return stage
+        return lambda ctx: stage(dataclasses.replace(ctx, config=config))
 
     return load
+
+
+def _evaluate_config(config: Config) -> dict[str, Any]:
+    settings = {
+        "evaluate": _without(to_dict(config.evaluate), "batch_tokens"),
+        "min_grade": config.prepare.min_grade,  # which passages the kinds of queries are about
+    }
+    if config.transfer:
+        settings["transfer"] = {
+            name: {"split": t.split, "depth": t.depth} for name, t in config.transfer.items()
+        }
+    return settings
 
 
 def _dataset_config(config: Config) -> dict[str, Any]:
@@ -212,7 +259,8 @@ def _train(train: Any) -> dict[str, Any]:
 
 
 def _shown(config: Config) -> dict[str, Any]:
-    return _without(to_dict(config), "storage", "cluster")
+    unused = () if config.transfer else ("transfer",)
+    return _without(to_dict(config), "storage", "cluster", *unused)
 
 
 def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:

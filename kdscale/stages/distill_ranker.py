@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from kdscale.stages.context import StageContext
@@ -43,8 +44,10 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "scores": scores.ref() if scores else None,
             "group_size": ranker.group_size,
             "max_queries": ranker.max_queries,
+            "easy": True,
             "temperature": ranker.temperature,
             "intermediate": intermediate,
+            "watch": asdict(ranker.watch) if ranker.watch.every else None,
             "init": init,
         },
         train=ranker.train,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from kdscale.config import Shape
+from kdscale.config import Shape, Watch
 from kdscale.data.blocks import BlockSource, MaskedBlockSource
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
@@ -26,13 +26,13 @@ from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker, load_ranker, ranker_from_lm, save_ranker
 from kdscale.models.students import build_student, map_layers
 from kdscale.store import Workspace, locate
-from kdscale.training.checkpoint import METRICS
 from kdscale.training.engines import Engine
 from kdscale.training.insides import Insides
 from kdscale.training.loop import Hooks, train_loop
 from kdscale.training.masked_lm import MaskedLm, train_head
-from kdscale.training.metrics import write_events
+from kdscale.training.metrics import METRICS, WATCH, write_events
 from kdscale.training.modules import LmTraining, RankerTraining
+from kdscale.training.watch import Watcher
 
 if TYPE_CHECKING:
     from kdscale.training.launch import TrainingJob
@@ -44,15 +44,16 @@ FIT_GROUPS = 16  # query groups on which a ranker's projections are fitted befor
 
 
 class Task(NamedTuple):
-    """What a run trains.
+    """What a job trains.
 
-    export: writes the model below a directory. begin: what every worker does before the training;
-    returns facts of it.
+    export: writes the trained model into a directory. begin: what every worker does before the
+    training; returns facts of it.
     """
 
     module: nn.Module
-    source: BlockSource | GroupSource
+    source: GroupSource | BlockSource
     export: Callable[[Path], None]
+    watcher: Watcher | None = None
     begin: Callable[[Engine, Hooks], dict[str, Any]] | None = None
 
 
@@ -67,7 +68,6 @@ def train_and_export(
     tokens = Tokens(locate(job.settings["tokens"]))
     build = {"ranker": _ranker_task, "lm": _lm_task}[job.task]
     task = build(job, tokens)
-    source = task.source
     engine = make_engine(task.module)
     before = task.begin(engine, hooks) if task.begin else {}
     with tempfile.TemporaryDirectory(prefix="kdscale-training-") as scratch:
@@ -75,13 +75,14 @@ def train_and_export(
         facts = train_loop(
             module=task.module,
             engine=engine,
-            source=source,
+            source=task.source,
             train=job.train,
             weights=job.losses,
             seed=job.seed,
             workspace=workspace,
             log=log,
             hooks=hooks,
+            watcher=task.watcher,
         )
         if engine.rank != 0:
             return
@@ -89,28 +90,32 @@ def train_and_export(
         out.mkdir()
         task.export(out)
         shutil.copyfile(log, out / METRICS)
-        write_events(log, out / "tensorboard")
+        if task.watcher is not None:
+            shutil.copyfile(log.with_name(WATCH), out / WATCH)
+        write_events(out, out / "tensorboard")
         facts.update(before)
-        facts["pairs_seen"] = facts["items_seen"] * source.pairs_per_item
+        facts["pairs_seen"] = facts["items_seen"] * task.source.pairs_per_item
         (out / FACTS).write_text(json.dumps(facts))
         workspace.publish(out, EXPORT)
 
 
 def _ranker_task(job: TrainingJob, tokens: Tokens) -> Task:
-    """settings: dataset, tokens, scores (or None), group_size, max_queries, temperature,
-    intermediate: None | {"teacher", "layer_map", "relation_heads"}, and
+    """settings: dataset, tokens, scores (or None), group_size, max_queries, easy, temperature,
+    watch (or None), intermediate: None | {"teacher", "layer_map", "relation_heads"}, and
     init: {"pretrained": name, "revision"} | {"lm"} | {"shape", "like", "revision"}.
 
     Artifacts are references."""
     settings = job.settings
+    dataset = Dataset(locate(settings["dataset"]))
     scores = read_shards(locate(settings["scores"]), SCORES) if settings["scores"] else None
     source = GroupSource(
-        Dataset(locate(settings["dataset"])),
+        dataset,
         tokens,
         scores,
         settings["group_size"],
         settings["max_queries"],
         job.seed,
+        settings["easy"],
     )
     init = settings["init"]
     if "lm" in init:
@@ -124,7 +129,11 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> Task:
         ranker = build_ranker(encoder, job.train.dropout, job.seed)
     insides = _ranker_insides(job, ranker, source) if settings["intermediate"] else None
     module = RankerTraining(ranker, job.losses, settings["temperature"], insides)
-    return Task(module, source, lambda out: save_ranker(ranker, tokens.encoder(), out))
+    watcher = None
+    if settings["watch"]:
+        watch, precision = Watch(**settings["watch"]), job.train.precision
+        watcher = Watcher(watch, ranker, source, dataset, tokens, precision)
+    return Task(module, source, lambda out: save_ranker(ranker, tokens.encoder(), out), watcher)
 
 
 def _ranker_insides(job: TrainingJob, ranker: PreTrainedModel, source: GroupSource) -> Insides:
@@ -185,4 +194,4 @@ def _lm_task(job: TrainingJob, tokens: Tokens) -> Task:
         loss = train_head(teacher, head, source, job.train, steps, job.seed, engine.device)
         return {"teacher_head_steps": steps, "teacher_head_loss": loss}
 
-    return Task(LmTraining(student, insides, masked), source, export, begin)
+    return Task(LmTraining(student, insides, masked), source, export, begin=begin)
