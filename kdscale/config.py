@@ -11,9 +11,10 @@ from typing import Literal
 
 STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_ranker_distill")
 # The names of `kdscale.losses`, here so that a config is checked without torch.
-HARD_LOSSES = ("lce", "bce")
-SOFT_LOSSES = ("pointwise_mse", "margin_mse", "listwise_kl", "ranknet")
-LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+HARD_LOSSES = ("lce", "bce", "listnet", "lambdaloss")
+SOFT_LOSSES = ("pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet")
+INTERMEDIATE_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+LM_LOSSES = (*INTERMEDIATE_LOSSES, "mlm", "mlm_kl")
 
 
 @dataclass
@@ -182,11 +183,13 @@ class Lm:
 
     init: Literal["random", "layers", "svd"] = "svd"
     layer_map: list[int] | None = None
-    # student layer i learns from teacher layer layer_map[i] (1-based); None: spread evenly
+    # student layer i learns from teacher layer layer_map[i] (1-based); None: spread evenly.
+    # This and relation_heads are of ranker.intermediate_losses too.
     losses: dict[str, float] = field(
         default_factory=lambda: {"hidden": 1.0, "embedding": 1.0, "qkv": 1.0}
     )
     relation_heads: int = 12
+    head_steps: int = 500  # mlm_kl: of a head on the frozen teacher, where its files have none
     train: Train = field(default_factory=lambda: Train(lr=1e-3, batch_size=32))
 
 
@@ -215,7 +218,11 @@ class Ranker:
     )  # of the strategies that distil the ranker
     hard_losses: dict[str, float] = field(default_factory=lambda: {"lce": 1.0})
     # of the strategies that fine-tune on labels
-    temperature: float = 1.0
+    intermediate_losses: dict[str, float] = field(default_factory=dict)
+    # of the strategies that distil the ranker, beside soft_losses: the student's insides against
+    # those of the fine-tuned teacher, which then reads every pair too. Layers and heads are
+    # compared as in the LM stage (lm.layer_map, lm.relation_heads): they are the same two shapes.
+    temperature: float = 1.0  # of listwise_kl and pointwise_bce
     max_queries: int | None = None  # the data budget; None: all
     seed: int | None = None  # of the students alone, for repeated runs; None: the experiment's
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))

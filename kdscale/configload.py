@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
-from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape, Watch
-from kdscale.errors import KdscaleError
+from kdscale.config import Config, Shape, Watch
+from kdscale.errors import KdscaleError, nearest
+from kdscale.losscheck import check_losses
+from kdscale.models.shapes import check_shape
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
 from kdscale.transfer import check_transfers
@@ -44,12 +45,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def check_config(config: Config) -> None:
     """What types cannot say. Raises KdscaleError naming the key."""
-    for strategy in config.ranker.strategies:
-        if strategy not in STRATEGIES:
-            raise KdscaleError(
-                f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
-            )
-    _check_losses(config)
     _check_watch(config.ranker.watch)
     _check_names("name", [config.name])
     _check_names("students", [shape.name for shape in config.students])
@@ -89,6 +84,7 @@ def check_config(config: Config) -> None:
         ("teacher.group_size", config.teacher.group_size - 1),
         ("ranker.group_size", config.ranker.group_size - 1),
         ("lm.relation_heads", config.lm.relation_heads),
+        ("lm.head_steps", config.lm.head_steps),
     ):
         if value < 1:
             raise KdscaleError(f"{key} is too small")
@@ -100,14 +96,7 @@ def check_config(config: Config) -> None:
             "cluster.wait_s: set cluster.cpus_per_worker and cluster.cpus_per_scorer with it; a "
             "cluster that is yet to start has no CPUs to take a share of"
         )
-    distils_lm = any(s.startswith("lm_distill") for s in config.ranker.strategies)
-    for shape in config.students if distils_lm and "qkv" in config.lm.losses else []:
-        if shape.hidden % config.lm.relation_heads:
-            raise KdscaleError(
-                f"lm.relation_heads: {config.lm.relation_heads} does not divide the hidden size "
-                f"{shape.hidden} of student {shape.name}; set a number that divides it and the "
-                "teacher's"
-            )
+    check_losses(config)
     _check_depths(config)
     check_transfers(config)
     if not config.evaluate.margin > 0:
@@ -174,22 +163,6 @@ def _check_watch(watch: Watch) -> None:
             )
 
 
-def _check_losses(config: Config) -> None:
-    for key, losses, known in (
-        ("teacher.losses", config.teacher.losses, HARD_LOSSES),
-        ("ranker.hard_losses", config.ranker.hard_losses, HARD_LOSSES),
-        ("ranker.soft_losses", config.ranker.soft_losses, HARD_LOSSES + SOFT_LOSSES),
-        ("lm.losses", config.lm.losses, LM_LOSSES),
-    ):
-        if not losses:
-            raise KdscaleError(f"{key}: at least one loss; there are: {', '.join(known)}")
-        for name in losses:
-            if name in SOFT_LOSSES and known is HARD_LOSSES:
-                raise KdscaleError(f"{key}: {name} needs teacher scores; use {known[0]}")
-            if name not in known:
-                raise KdscaleError(f"{key}: no loss {name!r}{_nearest(name, known)}")
-
-
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key:
@@ -220,7 +193,7 @@ def _inline_students(data: dict[str, Any], path: Path) -> dict[str, Any]:
             if not file.is_file():
                 known = sorted(p.stem for p in (path.parent / "students").glob("*.yaml"))
                 raise KdscaleError(
-                    f"students: no shape {entry!r} (looked for {file}){_nearest(entry, known)}"
+                    f"students: no shape {entry!r} (looked for {file}){nearest(entry, known)}"
                 )
             entry = read_yaml(file)
             if isinstance(entry, dict):
@@ -239,14 +212,12 @@ def _build(cls: type, data: Any, where: str) -> Any:
     for key, value in data.items():
         dotted = f"{where}.{key}" if where else str(key)
         if key not in known:
-            raise KdscaleError(f"unknown key {dotted}{_nearest(str(key), known)}")
+            raise KdscaleError(f"unknown key {dotted}{nearest(str(key), known)}")
         values[key] = _coerce(hints[key], value, dotted)
     if cls is Shape:
         for f in known:
             if f not in values:
                 raise KdscaleError(f"{where}: a student shape needs {f}")
-        from kdscale.models.shapes import check_shape
-
         check_shape(Shape(**values))
     return cls(**values)
 
@@ -263,7 +234,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise KdscaleError(
                 f"{where}: one of {', '.join(map(str, args))}, not {_show(value)}"
-                f"{_nearest(str(value), [str(a) for a in args])}"
+                f"{nearest(str(value), [str(a) for a in args])}"
             )
         return value
     if dataclasses.is_dataclass(hint):
@@ -302,7 +273,7 @@ def _source(value: Any, where: str) -> Any:
     if not isinstance(value["type"], str) or value["type"] not in SOURCES:
         raise KdscaleError(
             f"{where}.type: no source {_show(value['type'])}"
-            f"{_nearest(str(value['type']), list(SOURCES))}"
+            f"{nearest(str(value['type']), list(SOURCES))}"
         )
     return _build(SOURCES[value["type"]], value, where)
 
@@ -311,10 +282,3 @@ def _show(value: Any) -> str:
     text = repr(value)
     kind = type(value).__name__
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({kind})"
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are: {', '.join(known)}" if known else ""

@@ -86,7 +86,7 @@ def build_steps(config: Config) -> dict[str, Step]:
                     _stage("distill_lm", "run"),
                     lambda params=params: {
                         **params,
-                        "lm": {**_section(config.lm), "train": _train(config.lm.train)},
+                        "lm": _lm(config.lm),
                         "model": _fingerprint(config),
                         "seed": seed,
                     },
@@ -142,9 +142,12 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
     soft = strategy.endswith("ranker_distill")
     from_lm = strategy.startswith("lm_distill")
     losses = config.ranker.soft_losses if soft else config.ranker.hard_losses
+    intermediate = config.ranker.intermediate_losses if soft else {}
     inputs = {"dataset": "dataset", "tokens": "tokens"}
     if soft:
         inputs["scores"] = "scores"
+    if intermediate:
+        inputs["teacher"] = "teacher"
     if from_lm:
         inputs["lm"] = f"lm:{shape}"
 
@@ -160,6 +163,9 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         }
         if soft:
             ranker["temperature"] = config.ranker.temperature
+        if intermediate:
+            compared = {"layer_map": config.lm.layer_map, "heads": config.lm.relation_heads}
+            ranker["intermediate"] = {"losses": intermediate, **compared}
         watch = config.ranker.watch
         if watch.patience or watch.keep_best:  # else looking changes nothing
             ranker["watch"] = _without(to_dict(watch), "train_queries")
@@ -175,7 +181,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         _stage("distill_ranker", "run"),
         matters,
         inputs,
-        {**params, "strategy": strategy, "losses": losses, "seed": seed},
+        {**params, "strategy": strategy, "losses": {**losses, **intermediate}, "seed": seed},
     )
 
 
@@ -240,6 +246,11 @@ def _fingerprint(config: Config) -> dict[str, Any]:
 def _section(value: Any) -> dict[str, Any]:
     """A section without its training settings, which `_train` gives."""
     return _without(to_dict(value), "train", "model", "revision")
+
+
+def _lm(lm: Any) -> dict[str, Any]:
+    section = {**_section(lm), "train": _train(lm.train)}
+    return section if "mlm_kl" in lm.losses else _without(section, "head_steps")
 
 
 def _train(train: Any) -> dict[str, Any]:

@@ -30,6 +30,15 @@ def test_defaults_and_types(tmp_path):
     assert isinstance(config.source, DocstringsSource)
 
 
+def test_the_names_of_losses_are_those_that_there_are():
+    from kdscale import config
+    from kdscale.losses import lm, ranking
+
+    assert set(config.HARD_LOSSES) == set(ranking.RANKING_LOSSES) - ranking.NEEDS_TEACHER
+    assert set(config.SOFT_LOSSES) == ranking.NEEDS_TEACHER
+    assert config.INTERMEDIATE_LOSSES == lm.INTERMEDIATE_LOSSES
+
+
 def test_an_empty_file_is_the_defaults(tmp_path):
     assert _load(tmp_path, "").seed == 13
 
@@ -91,6 +100,15 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("ranker: {soft_losses: {margin_mes: 1}}", "did you mean margin_mse"),
         ("ranker: {hard_losses: {margin_mse: 1}}", "needs teacher scores"),
         ("lm: {losses: {hiden: 1}}", "did you mean hidden"),
+        ("ranker: {intermediate_losses: {hiden: 1}}", "did you mean hidden"),
+        ("ranker: {soft_losses: {}}", r"ranker\.soft_losses: at least one loss"),
+        (f"students: [{SHAPE}]\nlm: {{layer_map: [1]}}", r"lm\.layer_map: \[1\] .* 2 layers"),
+        (f"students: [{SHAPE}]\nlm: {{layer_map: [0, 1]}}", "from 1 to the last"),
+        (
+            f"students: [{SHAPE}]\nlm: {{losses: {{hidden: 1}}, relation_heads: 7}}\n"
+            "ranker: {intermediate_losses: {qkv: 1}}",
+            "7 does not divide the hidden size 24",
+        ),
         ("lm: {train: {zero_stage: 3}}", "zero_stage"),
         ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 from world import make_config
 
 from kdscale.cli import main
@@ -108,6 +110,33 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
 def test_a_change_reruns_its_stage_and_what_depends_on_it(finished, override, rerun):
     statuses = _statuses(finished, override)
     assert {name for name, status in statuses.items() if status != "cached"} == rerun
+
+
+def test_masked_lm_and_intermediate_terms_are_trained_logged_and_not_exported(finished, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(finished.parent / "store", store)
+    sets = [
+        f"storage.uri={store}",
+        "lm.losses={hidden: 1, mlm: 1, mlm_kl: 1}",
+        "lm.head_steps=3",
+        "ranker.intermediate_losses={hidden: 1, attention_kl: 1, qkv: 0.5}",
+        "students=[{name: tiny, layers: 1, hidden: 16, heads: 4, intermediate: 32}]",
+    ]
+    arguments = [a for s in sets for a in ("--set", s)]
+    strategy = "lm_distill_ranker_distill"
+    assert main(["distill-ranker", str(finished), "--strategy", strategy, *arguments]) == 0
+    store = open_store(str(store))
+    student = next(a for a in store.list("students") if "teacher" in a.manifest["inputs"])
+    lm = next(a for a in store.list("lms") if a.name == student.manifest["inputs"]["lm"]["name"])
+    assert lm.facts["teacher_head_steps"] == 3 and lm.facts["teacher_head_loss"] > 0
+    for artifact, terms in (
+        (lm, {"hidden", "mlm", "mlm_kl"}),
+        (student, {"margin_mse", "listwise_kl", "hidden", "attention_kl", "qkv"}),
+    ):
+        rows = (artifact.path / "metrics.jsonl").read_text().splitlines()
+        assert all(set(json.loads(row)["terms"]) == terms for row in rows)
+        names = load_file(artifact.path / "model.safetensors")
+        assert not [n for n in names if "projection" in n or "head" in n or "masked" in n]
 
 
 @pytest.mark.parametrize(

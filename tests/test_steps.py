@@ -1,5 +1,9 @@
+import pytest
+
 from kdscale.config import Config, Ranker, Shape, Watch
-from kdscale.steps import build_steps
+from kdscale.steps import _lm, build_steps
+
+DISTILLED = "student:lm_distill_ranker_distill:s"  # begins with a language model: reads no file
 
 
 def _student(**watch):
@@ -22,3 +26,42 @@ def test_what_decides_the_weights_is_part_of_it():
         for change in ({"every": 8}, {"depth": 9}, {"queries": 9}, {"measure": "RR@10"}):
             assert _student(**{"every": 7, **decides, **change}) != decided
         assert _student(every=7, train_queries=5, **decides) == decided
+
+
+def _config(**ranker):
+    config = Config(students=[Shape("s", 1, 8, 2, 16)])
+    for name, value in ranker.items():
+        setattr(config.ranker, name, value)
+    return config
+
+
+def test_intermediate_terms_bring_the_teacher_in_where_the_ranker_is_distilled():
+    plain = build_steps(_config())
+    steps = build_steps(_config(intermediate_losses={"hidden": 0.5}))
+    with_teacher = {n for n, s in steps.items() if "teacher" in s.inputs and n[:8] == "student:"}
+    assert with_teacher == {"student:ranker_distill:s", DISTILLED}
+    assert not any("teacher" in s.inputs for n, s in plain.items() if n[:8] == "student:")
+    assert steps[DISTILLED].params["losses"] == {
+        "margin_mse": 1.0,
+        "listwise_kl": 1.0,
+        "hidden": 0.5,
+    }
+    assert steps["student:lm_distill_finetune:s"].params["losses"] == {"lce": 1.0}
+
+
+def test_the_teachers_head_matters_where_its_logits_are_learnt():
+    config = _config()
+    config.lm.losses = {"mlm": 1.0}
+    assert "head_steps" not in _lm(config.lm)
+    config.lm.losses = {"mlm_kl": 1.0}
+    assert _lm(config.lm)["head_steps"] == 500
+
+
+@pytest.mark.parametrize("setting", ["layer_map", "relation_heads"])
+def test_what_is_compared_matters_only_with_intermediate_terms(setting):
+    for losses, matters in (({}, False), ({"qkv": 1.0}, True)):
+        before, after = _config(intermediate_losses=losses), _config(intermediate_losses=losses)
+        setattr(after.lm, setting, {"layer_map": [6], "relation_heads": 4}[setting])
+        before, after = (build_steps(c)[DISTILLED].matters() for c in (before, after))
+        assert (before != after) == matters
+        assert ("intermediate" in before["ranker"]) == matters

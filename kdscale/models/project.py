@@ -81,7 +81,7 @@ def project_encoder(
 
 
 def _check_like_bert(teacher: PreTrainedModel) -> None:
-    table = teacher.embeddings.word_embeddings
+    table = teacher.get_input_embeddings()
     layer = encoder_layers(teacher)[0]
     if not hasattr(layer, "intermediate") or table.embedding_dim != teacher.config.hidden_size:
         raise KdscaleError(

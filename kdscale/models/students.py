@@ -13,7 +13,7 @@ from kdscale.errors import KdscaleError
 from kdscale.models.capture import encoder_layers
 from kdscale.models.pretrained import set_dropout
 from kdscale.models.project import principal_basis, project_encoder
-from kdscale.models.shapes import check_shape
+from kdscale.models.shapes import check_layer_map, check_shape
 
 
 def build_student(
@@ -35,10 +35,10 @@ def build_student(
     Raises KdscaleError for a shape that cannot be, or cannot begin so.
     """
     check_shape(shape)
+    numbers = map_layers(layer_map, shape.layers, teacher.config.num_hidden_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _new_encoder(shape, teacher)
-    numbers = layer_map or spread_layers(shape.layers, teacher.config.num_hidden_layers)
+        student = _new_encoder(shape, teacher, numbers)
     if init == "layers":
         _copy_layers(student, teacher, numbers)
     elif init == "svd":
@@ -50,12 +50,25 @@ def build_student(
     return student.float().train()
 
 
+def map_layers(
+    layer_map: Sequence[int] | None, student_layers: int, teacher_layers: int
+) -> list[int]:
+    """The teacher layer (1-based) for each student layer: as given, or spread evenly.
+
+    Raises KdscaleError for a map that does not fit.
+    """
+    if layer_map is None:
+        return spread_layers(student_layers, teacher_layers)
+    check_layer_map(layer_map, student_layers, teacher_layers)
+    return list(layer_map)
+
+
 def spread_layers(student_layers: int, teacher_layers: int) -> list[int]:
     """The teacher layer (1-based) for each student layer: evenly spread, ending with the last."""
     return [-(-i * teacher_layers // student_layers) for i in range(1, student_layers + 1)]
 
 
-def _new_encoder(shape: Shape, teacher: PreTrainedModel) -> PreTrainedModel:
+def _new_encoder(shape: Shape, teacher: PreTrainedModel, numbers: Sequence[int]) -> PreTrainedModel:
     config = type(teacher.config).from_dict(teacher.config.to_dict())
     config.num_hidden_layers = shape.layers
     config.hidden_size = shape.hidden
@@ -63,6 +76,13 @@ def _new_encoder(shape: Shape, teacher: PreTrainedModel) -> PreTrainedModel:
     setattr(config, _intermediate_name(config), shape.intermediate)
     if hasattr(config, "embedding_size"):  # ELECTRA's embeddings can have a width of their own
         config.embedding_size = shape.hidden
+    if getattr(config, "layer_types", None):  # ModernBERT: some layers see a window only
+        config.layer_types = [teacher.config.layer_types[n - 1] for n in numbers]
+        if shape.hidden // shape.heads % 2:
+            raise KdscaleError(
+                f"student {shape.name}: a {config.model_type} rotates its heads in pairs of "
+                f"dimensions, and {shape.hidden // shape.heads} is odd; set another hidden or heads"
+            )
     options = {}
     if hasattr(teacher, "pooler"):  # None where the teacher was built without one
         options["add_pooling_layer"] = teacher.pooler is not None
@@ -79,6 +99,14 @@ def _copy_layers(
                 f"lm.init layers: the student's {name} is {getattr(ours, name)}, the teacher's "
                 f"{getattr(theirs, name)}; give the student the teacher's, or use init svd"
             )
+    if hasattr(student, "final_norm"):  # ModernBERT
+        if numbers[0] != 1:
+            raise KdscaleError(
+                "lm.init layers: a ModernBERT's first layer alone begins without a norm, so it "
+                f"cannot come from layer {numbers[0]}; let lm.layer_map begin with 1, or use init "
+                "random"
+            )
+        student.final_norm.load_state_dict(teacher.final_norm.state_dict())
     sources = encoder_layers(teacher)
     student.embeddings.load_state_dict(teacher.embeddings.state_dict())
     for layer, number in zip(encoder_layers(student), numbers, strict=True):

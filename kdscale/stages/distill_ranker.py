@@ -18,14 +18,24 @@ from kdscale.training.launch import TrainingJob, run_job
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """`params`: the shape ("student"), the strategy, its losses and the seed."""
-    ranker, teacher = ctx.config.ranker, ctx.config.teacher
+    """`params`: the shape ("student"), the strategy, its losses and the seed.
+
+    Where there are intermediate ones, the teacher is among the inputs.
+    """
+    ranker, teacher, lm = ctx.config.ranker, ctx.config.teacher, ctx.config.lm
     shape, strategy = ctx.params["student"], ctx.params["strategy"]
     if "lm" in ctx.inputs:
         init = {"lm": ctx.inputs["lm"].ref()}
     else:
         init = {"shape": shape, "like": teacher.model, "revision": teacher.revision}
     scores = ctx.inputs.get("scores")
+    intermediate = None
+    if "teacher" in ctx.inputs:
+        intermediate = {
+            "teacher": ctx.inputs["teacher"].ref(),
+            "layer_map": lm.layer_map,
+            "relation_heads": lm.relation_heads,
+        }
     job = TrainingJob(
         task="ranker",
         settings={
@@ -36,6 +46,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "max_queries": ranker.max_queries,
             "easy": True,
             "temperature": ranker.temperature,
+            "intermediate": intermediate,
             "watch": asdict(ranker.watch) if ranker.watch.every else None,
             "init": init,
         },

@@ -20,6 +20,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "max_queries": teacher.max_queries,
             "easy": False,
             "temperature": 1.0,
+            "intermediate": None,
             "watch": None,
             "init": {"pretrained": teacher.model, "revision": teacher.revision},
         },
