@@ -85,7 +85,6 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("ranker: {hard_losses: {margin_mse: 1}}", "needs teacher scores"),
         ("lm: {losses: {hiden: 1}}", "did you mean hidden"),
         ("lm: {train: {zero_stage: 3}}", "zero_stage"),
-        ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
