@@ -69,12 +69,13 @@ def train_loop(
 ) -> dict[str, Any]:
     """Train `module` (batch -> {term: [B] value an item}); the loss is the weighted sum.
 
-    Goes on from the newest sound checkpoint of the workspace. log: where rank 0 keeps its
-    metrics.jsonl. Returns steps, seconds and tokens/s.
+    Goes on from the newest sound checkpoint of the workspace; at the end its own are published.
+    log: where rank 0 keeps its metrics.jsonl. Returns steps, seconds and tokens/s.
     """
     order = BatchOrder(source.lengths, train.batch_size, seed)
     steps = total_steps(train, order.steps_per_epoch)
     start = checkpoint.resume(workspace, module, engine, log, hooks.say)
+    saver = checkpoint.Saver(workspace)
     writer = MetricsLog(log) if engine.rank == 0 else None
     if start and engine.rank == 0:
         hooks.say(f"going on from the checkpoint of step {start} of {steps}")
@@ -99,8 +100,9 @@ def train_loop(
         norm = engine.step(learning_rate(train, step, steps))
         batches.append(digest)
         done = step + 1
-        due = bool(train.checkpoint_every) and done % train.checkpoint_every == 0
-        due = done < steps and (due or hooks.notice(engine))
+        due = done < steps and bool(train.checkpoint_every) and done % train.checkpoint_every == 0
+        noticed = done < steps and not due and hooks.notice(engine)
+        due = due or noticed
         # A checkpoint closes the row, so that no half-filled one has to travel with it.
         if done % train.log_every == 0 or done == steps or due:
             means = (engine.mean(sums / len(batches))).tolist()
@@ -131,7 +133,10 @@ def train_loop(
             tokens_since = 0
             waited, logged_at = 0.0, now
         if due:
-            checkpoint.save(workspace, done, module, engine, log)
+            saver.save(done, module, engine, log)
+        if noticed:
+            saver.wait()
+    saver.wait()
     if writer is not None:
         writer.close()
     seconds = time.monotonic() - began
