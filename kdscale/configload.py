@@ -64,11 +64,6 @@ def check_config(config: Config) -> None:
     ):
         if train.zero_stage not in (0, 1, 2):
             raise KdscaleError(f"{key}.zero_stage: 0, 1 or 2, not {train.zero_stage}")
-        if train.zero_stage and train.checkpoint_every:
-            raise KdscaleError(
-                f"{key}: checkpoints need zero_stage 0 (a ZeRO checkpoint is tied to the number "
-                "of workers); set checkpoint_every: 0 or zero_stage: 0"
-            )
         for name in ("batch_size", "micro_tokens", "log_every"):
             if getattr(train, name) < 1:
                 raise KdscaleError(f"{key}.{name}: at least 1, not {getattr(train, name)}")

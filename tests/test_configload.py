@@ -110,7 +110,6 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
             "7 does not divide the hidden size 24",
         ),
         ("lm: {train: {zero_stage: 3}}", "zero_stage"),
-        ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
         ("evaluate: {depths: [10, 0]}", r"evaluate\.depths: 0 is not among"),

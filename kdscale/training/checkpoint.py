@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -41,26 +42,52 @@ class State(NamedTuple):
     optimizer: dict[str, torch.Tensor]
 
 
-def save(workspace: Workspace, step: int, module: nn.Module, engine: Engine, log: Path) -> None:
-    """Publish the checkpoint of `step` steps done, and keep the newest two.
+class Saver:
+    """Publishes checkpoints in the background, one at a time, and keeps the newest two."""
 
-    Every rank calls it, since with ZeRO each holds a part of the optimizer's state; rank 0 writes.
-    log: the metrics.jsonl of rank 0, with the rows up to this step; what a watcher left beside it
-    goes along.
-    """
-    optimizer = engine.optimizer_state()
-    if engine.rank != 0:
-        return
-    with tempfile.TemporaryDirectory(prefix="kdscale-checkpoint-") as name:
-        directory = Path(name)
+    def __init__(self, workspace: Workspace):
+        self._workspace = workspace
+        self._publishing: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, step: int, module: nn.Module, engine: Engine, log: Path) -> None:
+        """Begin to publish the checkpoint of `step` steps done; raises as `wait` does.
+
+        Every rank calls it, since with ZeRO each has a part of the optimizer's state; rank 0
+        writes. log: the metrics.jsonl of rank 0, with the rows up to this step;
+        what a watcher left beside it goes along.
+        """
+        self.wait()
+        optimizer = engine.optimizer_state()
+        if engine.rank != 0:
+            return
+        copy = tempfile.TemporaryDirectory(prefix="kdscale-checkpoint-")
+        directory = Path(copy.name)
         write_weights(module, directory / MODULE)
         save_file(optimizer, directory / OPTIMIZER)
         (directory / STATE).write_text(json.dumps({"step": step}))
         shutil.copyfile(log, directory / METRICS)
         _copy_watched(log.parent, directory)
-        workspace.publish(directory, f"{PREFIX}{step:09d}")
-    for old in checkpoints(workspace)[:-KEEP]:
-        workspace.remove(old)
+        # A daemon, so that Ctrl-C need not wait for a store that is away.
+        self._publishing = threading.Thread(target=self._publish, args=(copy, step), daemon=True)
+        self._publishing.start()
+
+    def wait(self) -> None:
+        """Until nothing is being published; raises what publishing has failed with."""
+        if self._publishing is not None:
+            self._publishing.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _publish(self, copy: tempfile.TemporaryDirectory, step: int) -> None:
+        try:
+            with copy as directory:
+                self._workspace.publish(Path(directory), f"{PREFIX}{step:09d}")
+            for old in checkpoints(self._workspace)[:-KEEP]:
+                self._workspace.remove(old)
+        except Exception as error:
+            self._error = error
 
 
 def resume(

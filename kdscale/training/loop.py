@@ -71,13 +71,14 @@ def train_loop(
 ) -> dict[str, Any]:
     """Train `module` (batch -> {term: [B] value an item}); the loss is the weighted sum.
 
-    Goes on from the newest sound checkpoint of the workspace. log: where rank 0 keeps its
-    metrics.jsonl; a watcher's files are beside it. Returns steps, seconds and tokens/s, of the
-    training without what a watcher took, and the watcher's facts.
+    Goes on from the newest sound checkpoint of the workspace; at the end its own are published.
+    log: where rank 0 keeps its metrics.jsonl; a watcher's files are beside it. Returns steps,
+    seconds and tokens/s, of the training without what a watcher took, and the watcher's facts.
     """
     order = BatchOrder(source.lengths, train.batch_size, seed)
     steps = total_steps(train, order.steps_per_epoch)
     start = checkpoint.resume(workspace, module, engine, log, hooks.say)
+    saver = checkpoint.Saver(workspace)
     writer = MetricsLog(log) if engine.rank == 0 else None
     if start and engine.rank == 0:
         hooks.say(f"going on from the checkpoint of step {start} of {steps}")
@@ -118,8 +119,9 @@ def train_loop(
                 last = True
                 if engine.rank == 0:
                     hooks.say(f"stopped at step {done} of {steps}: {watcher.why()}")
-        due = bool(train.checkpoint_every) and done % train.checkpoint_every == 0
-        due = not last and (due or hooks.notice(engine))
+        due = not last and bool(train.checkpoint_every) and done % train.checkpoint_every == 0
+        noticed = not last and not due and hooks.notice(engine)
+        due = due or noticed
         # A checkpoint closes the row, so that no half-filled one has to travel with it.
         if done % train.log_every == 0 or last or due:
             means = (engine.mean(sums / len(batches))).tolist()
@@ -150,9 +152,12 @@ def train_loop(
             tokens_since = 0
             waited, logged_at = 0.0, now
         if due:
-            checkpoint.save(workspace, done, module, engine, log)
+            saver.save(done, module, engine, log)
+        if noticed:
+            saver.wait()
         if last:
             break
+    saver.wait()
     if writer is not None:
         writer.close()
     seconds = time.monotonic() - began
