@@ -50,6 +50,7 @@ def _job(world, watch, **train):
             "max_queries": None,
             "easy": True,
             "temperature": 1.0,
+            "intermediate": None,
             "watch": asdict(watch) if watch else None,
             "init": {"shape": SHAPE, "like": str(world.encoder), "revision": None},
         },
