@@ -11,9 +11,10 @@ from typing import Literal
 
 STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_ranker_distill")
 # The names of `kdscale.losses`, here so that a config is checked without torch.
-HARD_LOSSES = ("lce", "bce")
-SOFT_LOSSES = ("pointwise_mse", "margin_mse", "listwise_kl", "ranknet")
-LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+HARD_LOSSES = ("lce", "bce", "listnet", "lambdaloss")
+SOFT_LOSSES = ("pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet")
+INTERMEDIATE_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+LM_LOSSES = (*INTERMEDIATE_LOSSES, "mlm", "mlm_kl")
 
 
 @dataclass
@@ -111,6 +112,8 @@ class Prepare:
     bm25_k1: float = 1.2
     bm25_b: float = 0.75
     negatives: int = 7  # hard negatives a training query, drawn from its candidates
+    easy_negatives: int = 0
+    # Further ones, drawn from all passages: students learn from both, the teacher from hard ones
     skip_top: int = 0  # leave out so many top candidates: likely unlabelled positives
     max_positives: int = 1  # relevant passages of a training query that enter the pairs
     min_grade: int = 1  # a qrel of at least this grade is relevant
@@ -183,12 +186,28 @@ class Lm:
 
     init: Literal["random", "layers", "svd"] = "svd"
     layer_map: list[int] | None = None
-    # student layer i learns from teacher layer layer_map[i] (1-based); None: spread evenly
+    # student layer i learns from teacher layer layer_map[i] (1-based); None: spread evenly.
+    # This and relation_heads are of ranker.intermediate_losses too.
     losses: dict[str, float] = field(
         default_factory=lambda: {"hidden": 1.0, "embedding": 1.0, "qkv": 1.0}
     )
     relation_heads: int = 12
+    head_steps: int = 500  # mlm_kl: of a head on the frozen teacher, where its files have none
     train: Train = field(default_factory=lambda: Train(lr=1e-3, batch_size=32))
+
+
+@dataclass
+class Watch:
+    """Ranking dev queries while a student trains: its convergence, early stopping, the best
+    weights."""
+
+    every: int = 0  # steps from one look to the next; 0: none
+    queries: int = 100  # of dev: those of the smallest hash, whatever the seed
+    train_queries: int = 100  # of those trained on, looked at in the same way: the gap to dev
+    depth: int = 20  # candidates a query, of dev and of train
+    measure: str = "nDCG@10"  # an ir-measures name
+    patience: int = 0  # stop after so many looks without a rise on dev; 0: never
+    keep_best: bool = False  # export the weights of the best look, not the last ones
 
 
 @dataclass
@@ -202,9 +221,15 @@ class Ranker:
     )  # of the strategies that distil the ranker
     hard_losses: dict[str, float] = field(default_factory=lambda: {"lce": 1.0})
     # of the strategies that fine-tune on labels
-    temperature: float = 1.0
+    intermediate_losses: dict[str, float] = field(default_factory=dict)
+    # of the strategies that distil the ranker, beside soft_losses: the student's insides against
+    # those of the fine-tuned teacher, which then reads every pair too. Layers and heads are
+    # compared as in the LM stage (lm.layer_map, lm.relation_heads): they are the same two shapes.
+    temperature: float = 1.0  # of listwise_kl and pointwise_bce
     max_queries: int | None = None  # the data budget; None: all
+    seed: int | None = None  # of the students alone, for repeated runs; None: the experiment's
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
+    watch: Watch = field(default_factory=Watch)
 
 
 @dataclass
@@ -218,10 +243,24 @@ class Evaluate:
     primary: str = "nDCG@10"  # the measure of the tests and of the page's first plot
     baseline: str = "teacher"  # every system is tested against this one
     alpha: float = 0.05
+    margin: float = 0.01
+    # A loss below this, in the primary measure, does not matter: what "not worse" is tested for
     depth: int = 50  # candidates reranked
+    depths: list[int] = field(default_factory=list)
+    # Smaller depths that are looked at too, from the same scores
     batch_tokens: int = 8_192
     latency_queries: int = 20
     latency_threads: int = 1
+
+
+@dataclass
+class Transfer:
+    """A collection that nothing is trained on: every system ranks it, to see what holds there."""
+
+    source: Source = field(default_factory=TrecSource)
+    split: str = "test"  # the query set of the source
+    depth: int = 50  # candidates reranked
+    max_queries: int | None = None  # None: all
 
 
 @dataclass
@@ -250,6 +289,7 @@ class Config:
     lm: Lm = field(default_factory=Lm)
     ranker: Ranker = field(default_factory=Ranker)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
     report: Report = field(default_factory=Report)
 
     @property

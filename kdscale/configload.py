@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import types
 import typing
@@ -12,10 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
-from kdscale.config import HARD_LOSSES, LM_LOSSES, SOFT_LOSSES, STRATEGIES, Config, Shape, Teacher
-from kdscale.errors import KdscaleError
+from kdscale.config import Config, Shape, Watch
+from kdscale.errors import KdscaleError, nearest
+from kdscale.losscheck import check_losses
+from kdscale.models.shapes import check_shape
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
+from kdscale.transfer import check_transfers
 from kdscale.yamltext import parse_yaml, read_yaml
 
 NAME_BYTES = 100
@@ -43,23 +45,22 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def check_config(config: Config) -> None:
     """What types cannot say. Raises KdscaleError naming the key."""
-    for strategy in config.ranker.strategies:
-        if strategy not in STRATEGIES:
-            raise KdscaleError(
-                f"ranker.strategies: no strategy {strategy!r}{_nearest(strategy, STRATEGIES)}"
-            )
+    _check_watch(config.ranker.watch)
     teachers = {
         "teacher": config.teacher,
         **{f"ensemble[{i}]": teacher for i, teacher in enumerate(config.ensemble)},
     }
-    _check_losses(config, teachers)
     _check_names("name", [config.name])
     _check_names("students", [shape.name for shape in config.students])
     _check_names("prepare.split", list(config.prepare.split))
     for key in ("splits", "queries", "topics", "ids"):  # whichever the source's type has
         _check_names(f"source.{key}", list(getattr(config.source, key, ())))
-    if config.seed < 0:
-        raise KdscaleError(f"seed: 0 or more, not {config.seed}")
+    _check_names("transfer", list(config.transfer))
+    for name, transfer in config.transfer.items():
+        _check_names(f"transfer.{name}.split", [transfer.split])
+    for key, seed in (("seed", config.seed), ("ranker.seed", config.ranker.seed)):
+        if seed is not None and seed < 0:
+            raise KdscaleError(f"{key}: 0 or more, not {seed}")
     for key, train in (
         *((f"{name}.train", teacher.train) for name, teacher in teachers.items()),
         ("lm.train", config.lm.train),
@@ -67,11 +68,6 @@ def check_config(config: Config) -> None:
     ):
         if train.zero_stage not in (0, 1, 2):
             raise KdscaleError(f"{key}.zero_stage: 0, 1 or 2, not {train.zero_stage}")
-        if train.zero_stage and train.checkpoint_every:
-            raise KdscaleError(
-                f"{key}: checkpoints need zero_stage 0 (a ZeRO checkpoint is tied to the number "
-                "of workers); set checkpoint_every: 0 or zero_stage: 0"
-            )
         for name in ("batch_size", "micro_tokens", "log_every"):
             if getattr(train, name) < 1:
                 raise KdscaleError(f"{key}.{name}: at least 1, not {getattr(train, name)}")
@@ -87,6 +83,7 @@ def check_config(config: Config) -> None:
         *((f"{name}.group_size", teacher.group_size - 1) for name, teacher in teachers.items()),
         ("ranker.group_size", config.ranker.group_size - 1),
         ("lm.relation_heads", config.lm.relation_heads),
+        ("lm.head_steps", config.lm.head_steps),
     ):
         if value < 1:
             raise KdscaleError(f"{key} is too small")
@@ -98,14 +95,15 @@ def check_config(config: Config) -> None:
             "cluster.wait_s: set cluster.cpus_per_worker and cluster.cpus_per_scorer with it; a "
             "cluster that is yet to start has no CPUs to take a share of"
         )
-    distils_lm = any(s.startswith("lm_distill") for s in config.ranker.strategies)
-    for shape in config.students if distils_lm and "qkv" in config.lm.losses else []:
-        if shape.hidden % config.lm.relation_heads:
-            raise KdscaleError(
-                f"lm.relation_heads: {config.lm.relation_heads} does not divide the hidden size "
-                f"{shape.hidden} of student {shape.name}; set a number that divides it and the "
-                "teacher's"
-            )
+    check_losses(config)
+    _check_depths(config)
+    check_transfers(config)
+    if not config.evaluate.margin > 0:
+        raise KdscaleError(f"evaluate.margin: above 0, not {config.evaluate.margin}")
+    if config.prepare.easy_negatives < 0:
+        raise KdscaleError(
+            f"prepare.easy_negatives: 0 or more, not {config.prepare.easy_negatives}"
+        )
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 
@@ -128,20 +126,40 @@ def _check_names(key: str, names: list[str]) -> None:
         seen.add(name.casefold())
 
 
-def _check_losses(config: Config, teachers: dict[str, Teacher]) -> None:
-    for key, losses, known in (
-        *((f"{name}.losses", teacher.losses, HARD_LOSSES) for name, teacher in teachers.items()),
-        ("ranker.hard_losses", config.ranker.hard_losses, HARD_LOSSES),
-        ("ranker.soft_losses", config.ranker.soft_losses, HARD_LOSSES + SOFT_LOSSES),
-        ("lm.losses", config.lm.losses, LM_LOSSES),
+def _check_depths(config: Config) -> None:
+    """Raise KdscaleError for a depth to look at that has no candidates of its own."""
+    evaluate, prepare = config.evaluate, config.prepare
+    for depth in evaluate.depths:
+        if not 1 <= depth <= evaluate.depth:
+            raise KdscaleError(
+                f"evaluate.depths: {depth} is not among the evaluate.depth {evaluate.depth} "
+                "candidates that are reranked; give depths from 1 to that"
+            )
+        for split in evaluate.splits:
+            kept = prepare.depth.get(split, prepare.default_depth)
+            if depth > kept:
+                raise KdscaleError(
+                    f"evaluate.depths: {depth} candidates, but prepare.depth keeps {kept} of "
+                    f"{split}; raise it"
+                )
+
+
+def _check_watch(watch: Watch) -> None:
+    for name, least in (
+        ("every", 0),
+        ("patience", 0),
+        ("queries", 1),
+        ("train_queries", 1),
+        ("depth", 1),
     ):
-        if not losses:
-            raise KdscaleError(f"{key}: at least one loss; there are: {', '.join(known)}")
-        for name in losses:
-            if name in SOFT_LOSSES and known is HARD_LOSSES:
-                raise KdscaleError(f"{key}: {name} needs teacher scores; use {known[0]}")
-            if name not in known:
-                raise KdscaleError(f"{key}: no loss {name!r}{_nearest(name, known)}")
+        if getattr(watch, name) < least:
+            raise KdscaleError(f"ranker.watch.{name}: {least} or more, not {getattr(watch, name)}")
+    for name in ("patience", "keep_best"):
+        if getattr(watch, name) and not watch.every:
+            raise KdscaleError(
+                f"ranker.watch.{name} needs looks at dev; set ranker.watch.every to the steps "
+                "from one to the next"
+            )
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -174,7 +192,7 @@ def _inline_students(data: dict[str, Any], path: Path) -> dict[str, Any]:
             if not file.is_file():
                 known = sorted(p.stem for p in (path.parent / "students").glob("*.yaml"))
                 raise KdscaleError(
-                    f"students: no shape {entry!r} (looked for {file}){_nearest(entry, known)}"
+                    f"students: no shape {entry!r} (looked for {file}){nearest(entry, known)}"
                 )
             entry = read_yaml(file)
             if isinstance(entry, dict):
@@ -193,14 +211,12 @@ def _build(cls: type, data: Any, where: str) -> Any:
     for key, value in data.items():
         dotted = f"{where}.{key}" if where else str(key)
         if key not in known:
-            raise KdscaleError(f"unknown key {dotted}{_nearest(str(key), known)}")
+            raise KdscaleError(f"unknown key {dotted}{nearest(str(key), known)}")
         values[key] = _coerce(hints[key], value, dotted)
     if cls is Shape:
         for f in known:
             if f not in values and f != "embedding":
                 raise KdscaleError(f"{where}: a student shape needs {f}")
-        from kdscale.models.shapes import check_shape
-
         check_shape(Shape(**values))
     return cls(**values)
 
@@ -217,7 +233,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise KdscaleError(
                 f"{where}: one of {', '.join(map(str, args))}, not {_show(value)}"
-                f"{_nearest(str(value), [str(a) for a in args])}"
+                f"{nearest(str(value), [str(a) for a in args])}"
             )
         return value
     if dataclasses.is_dataclass(hint):
@@ -256,7 +272,7 @@ def _source(value: Any, where: str) -> Any:
     if not isinstance(value["type"], str) or value["type"] not in SOURCES:
         raise KdscaleError(
             f"{where}.type: no source {_show(value['type'])}"
-            f"{_nearest(str(value['type']), list(SOURCES))}"
+            f"{nearest(str(value['type']), list(SOURCES))}"
         )
     return _build(SOURCES[value["type"]], value, where)
 
@@ -265,10 +281,3 @@ def _show(value: Any) -> str:
     text = repr(value)
     kind = type(value).__name__
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({kind})"
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are: {', '.join(known)}" if known else ""

@@ -228,12 +228,16 @@ def check_store(config: Config) -> Check:
 
 def check_source(config: Config) -> Check:
     from kdscale.data.readers import open_reader
+    from kdscale.transfer import transfer_config
 
     def look() -> str:
         splits = open_reader(config.source).splits()
-        return f"{config.source.type}, splits {', '.join(splits)}"
+        for name in config.transfer:
+            open_reader(transfer_config(config, name).source)
+        also = f"; transfer {', '.join(config.transfer)}" if config.transfer else ""
+        return f"{config.source.type}, splits {', '.join(splits)}{also}"
 
-    return _attempt("source", "mend the section source of the config", look)
+    return _attempt("source", "mend the section source (or transfer) of the config", look)
 
 
 def check_model(name: str, revision: str | None, severity: Literal["warning", "problem"]) -> Check:

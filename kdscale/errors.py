@@ -1,5 +1,10 @@
 """The one exception that means "the user can mend this"."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 LONGEST = 2_000  # characters of a message: a file's content may be quoted in it
 
 
@@ -22,3 +27,12 @@ def _one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is none of the known ones."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""

@@ -73,6 +73,8 @@ def check_early(config: Config, needed: set[str]) -> None:
         path = resolve_model(config.teacher.model, config.teacher.revision)
         for shape in filter(is_factorised, config.students):
             check_teacher(shape, read_config(path, config.teacher.revision).model_type)
+    if config.ranker.watch.every and any(name.startswith("student:") for name in needed):
+        _check_watch(config)
     if "evaluation" in needed:
         parse_measures([config.evaluate.primary, *config.evaluate.measures])
         further = [f"teacher:{n}" for n in range(2, len(config.teachers) + 1)]
@@ -86,6 +88,21 @@ def check_early(config: Config, needed: set[str]) -> None:
                 f"evaluate.baseline: no system {config.evaluate.baseline!r}, only "
                 f"{', '.join(systems)}"
             )
+
+
+def _check_watch(config: Config) -> None:
+    from kdscale.data.queries import DEV
+    from kdscale.data.readers import open_reader
+    from kdscale.evaluation.measures import parse_measures
+
+    parse_measures([config.ranker.watch.measure], "ranker.watch.measure")
+    splits = list(config.prepare.split) or open_reader(config.source).splits()
+    if DEV not in splits:
+        raise KdscaleError(
+            f"ranker.watch: the dataset has no split {DEV!r} to look at, only "
+            f"{', '.join(splits)}; name one so in the source or prepare.split, or set "
+            "ranker.watch.every: 0"
+        )
 
 
 def step_key(step: Step, matters: dict[str, Any], inputs: dict[str, Artifact]) -> str:

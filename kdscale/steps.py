@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from kdscale.config import Config, Shape, Teacher
+from kdscale.config import Config, Teacher
 from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
+from kdscale.matters import (
+    dataset_config,
+    evaluate_config,
+    language_model,
+    model_fingerprint,
+    section,
+    shape_of,
+    shown,
+    token_config,
+    training,
+    without,
+)
 from kdscale.stages.context import Stage
-from kdscale.store.artifact import sha256_file
+from kdscale.transfer import transfer_config
+
+# The roles, before a colon, of what an evaluation reads.
+EVALUATED = ("dataset", "tokens", "teacher", "ensemble", "student")
 
 
 @dataclass(frozen=True)
@@ -44,54 +59,19 @@ def build_steps(config: Config) -> dict[str, Step]:
     add(
         Step(
             "dataset", "prepare", "datasets", name, _stage("prepare", "run_dataset"),
-            lambda: {**_dataset_config(config), "seed": seed},
+            lambda: {**dataset_config(config), "seed": seed},
         )
     )  # fmt: skip
-    # Where two teachers have one tokenizer, the keys of their tokens are the same, and so is the
-    # artifact. All tokens first: a model that cannot read such inputs shows before any training.
+    # All tokens first: a model that cannot read such inputs shows before any training.
     for number, teacher in enumerate(config.teachers, 1):
-        add(
-            Step(
-                _numbered("tokens", number), "prepare", "tokens", name,
-                _stage("prepare", "run_tokens"),
-                lambda teacher=teacher: {**_token_config(config, teacher), "seed": seed},
-                {"dataset": "dataset"},
-                {"teacher": number},
-            )
-        )  # fmt: skip
-    for number, teacher in enumerate(config.teachers, 1):
-        add(
-            Step(
-                _numbered("teacher", number), "finetune", "teachers", name,
-                _stage("finetune", "run"),
-                lambda teacher=teacher, number=number: {
-                    "teacher": {**_section(teacher), "train": _train(teacher.train)},
-                    "model": _fingerprint(teacher),
-                    "seed": config.teacher_seed(number),
-                },
-                {"dataset": "dataset", "tokens": _numbered("tokens", number)},
-                {"teacher": number},
-            )
-        )  # fmt: skip
-    for number in range(1, len(config.teachers) + 1):
-        of_teacher = {role: _numbered(role, number) for role in ("tokens", "teacher")}
-        add(
-            Step(
-                _numbered("scores", number), "score", "scores", name, _stage("score", "run"),
-                lambda: {"precision": config.score.precision},
-                {"dataset": "dataset", **of_teacher},
-            )
-        )  # fmt: skip
-    if config.ensemble:
-        scores = [_numbered("scores", n) for n in range(1, len(config.teachers) + 1)]
-        add(
-            Step(
-                "ensemble", "ensemble", "scores", name, _stage("ensemble", "run"), dict,
-                {role: role for role in scores},
-            )
-        )  # fmt: skip
+        add(_tokens_step(config, "dataset", "tokens", name, number, teacher))
+    for transfer in config.transfer:
+        for step in _transfer_steps(config, transfer):
+            add(step)
+    for step in _teacher_steps(config):
+        add(step)
     for shape in config.students:
-        params = {"student": _shape(shape)}
+        params = {"student": shape_of(shape)}
         if any(s.startswith("lm_distill") for s in config.ranker.strategies):
             add(
                 Step(
@@ -99,8 +79,8 @@ def build_steps(config: Config) -> dict[str, Step]:
                     _stage("distill_lm", "run"),
                     lambda params=params: {
                         **params,
-                        "lm": {**_section(config.lm), "train": _train(config.lm.train)},
-                        "model": _fingerprint(config.teacher),
+                        "lm": language_model(config.lm),
+                        "model": model_fingerprint(config.teacher),
                         "seed": seed,
                     },
                     {"tokens": "tokens"},
@@ -109,48 +89,133 @@ def build_steps(config: Config) -> dict[str, Step]:
             )  # fmt: skip
         for strategy in config.ranker.strategies:
             add(_student_step(config, shape.name, strategy, params))
-    evaluated = ("tokens", "teacher", "ensemble", "student:")
-    evaluated = [s for s in steps if s.startswith(evaluated)]
     add(
         Step(
             "evaluation", "evaluate", "evaluations", name, _stage("evaluate", "run"),
-            lambda: {"evaluate": _without(to_dict(config.evaluate), "batch_tokens")},
-            {s: s for s in ["dataset", *evaluated]},
+            lambda: evaluate_config(config),
+            {s: s for s in steps if s.partition(":")[0] in EVALUATED},
         )
     )  # fmt: skip
     everything = {s: s for s in steps}
     add(
         Step(
             "report", "report", "reports", name, _stage("report", "run"),
-            lambda: {"report": to_dict(config.report), "config": _shown(config)},
+            lambda: {"report": to_dict(config.report), "config": shown(config)},
             everything,
         )
     )  # fmt: skip
     return steps
 
 
+def _tokens_step(
+    config: Config,
+    dataset: str,
+    role: str,
+    label: str,
+    number: int,
+    teacher: Teacher,
+    made_by: Config | None = None,
+) -> Step:
+    """The texts of a dataset as one teacher reads them.
+
+    Where two teachers have one tokenizer, the keys are the same, and so is the artifact.
+    """
+    return Step(
+        _numbered(role, number), "prepare", "tokens", label,
+        _stage("prepare", "run_tokens", made_by),
+        lambda: {**token_config(made_by or config, teacher), "seed": config.seed},
+        {"dataset": dataset},
+        {"teacher": number},
+    )  # fmt: skip
+
+
+def _teacher_steps(config: Config) -> Iterator[Step]:
+    """Every teacher, its scores, and their scores joined where there are several."""
+    for number, teacher in enumerate(config.teachers, 1):
+        yield Step(
+            _numbered("teacher", number), "finetune", "teachers", config.name,
+            _stage("finetune", "run"),
+            lambda teacher=teacher, number=number: {
+                "teacher": {**section(teacher), "train": training(teacher.train)},
+                "model": model_fingerprint(teacher),
+                "seed": config.teacher_seed(number),
+            },
+            {"dataset": "dataset", "tokens": _numbered("tokens", number)},
+            {"teacher": number},
+        )  # fmt: skip
+    numbers = range(1, len(config.teachers) + 1)
+    for number in numbers:
+        of_teacher = {role: _numbered(role, number) for role in ("tokens", "teacher")}
+        yield Step(
+            _numbered("scores", number), "score", "scores", config.name, _stage("score", "run"),
+            lambda: {"precision": config.score.precision},
+            {"dataset": "dataset", **of_teacher},
+        )  # fmt: skip
+    if config.ensemble:
+        yield Step(
+            "ensemble", "ensemble", "scores", config.name, _stage("ensemble", "run"), dict,
+            {_numbered("scores", n): _numbered("scores", n) for n in numbers},
+        )  # fmt: skip
+
+
+def _transfer_steps(config: Config, name: str) -> list[Step]:
+    """The dataset and the tokens of a collection that is only evaluated."""
+    made_by = transfer_config(config, name)
+
+    def dataset() -> dict[str, Any]:
+        try:
+            return {**dataset_config(made_by), "seed": config.seed}
+        except KdscaleError as error:
+            raise KdscaleError(f"transfer.{name}: {error}") from None
+
+    return [
+        Step(
+            f"dataset:{name}", "prepare", "datasets", name,
+            _stage("prepare", "run_dataset", made_by), dataset,
+        ),
+        *(
+            _tokens_step(
+                config, f"dataset:{name}", f"tokens:{name}", name, number, teacher, made_by
+            )
+            for number, teacher in enumerate(config.teachers, 1)
+        ),
+    ]  # fmt: skip
+
+
 def _student_step(config: Config, shape: str, strategy: str, params: dict[str, Any]) -> Step:
     soft = strategy.endswith("ranker_distill")
     from_lm = strategy.startswith("lm_distill")
     losses = config.ranker.soft_losses if soft else config.ranker.hard_losses
+    intermediate = config.ranker.intermediate_losses if soft else {}
     inputs = {"dataset": "dataset", "tokens": "tokens"}
     if soft:
         inputs["scores"] = "ensemble" if config.ensemble else "scores"
+    if intermediate:
+        inputs["teacher"] = "teacher"
     if from_lm:
         inputs["lm"] = f"lm:{shape}"
+
+    # The seed of the data budget too: a budget's queries are another sample for each seed.
+    seed = config.seed if config.ranker.seed is None else config.ranker.seed
 
     def matters() -> dict[str, Any]:
         ranker = {
             "losses": losses,
             "group_size": config.ranker.group_size,
             "max_queries": config.ranker.max_queries,
-            "train": _train(config.ranker.train),
+            "train": training(config.ranker.train),
         }
         if soft:
             ranker["temperature"] = config.ranker.temperature
+        if intermediate:
+            compared = {"layer_map": config.lm.layer_map, "heads": config.lm.relation_heads}
+            ranker["intermediate"] = {"losses": intermediate, **compared}
+        watch = config.ranker.watch
+        if watch.patience or watch.keep_best:  # else looking changes nothing
+            ranker["watch"] = without(to_dict(watch), "train_queries")
         # A random student takes its vocabulary and family from the teacher's encoder.
-        model = {} if from_lm else {"model": _fingerprint(config.teacher)}
-        return {**params, "strategy": strategy, "ranker": ranker, "seed": config.seed, **model}
+        model = {} if from_lm else {"model": model_fingerprint(config.teacher)}
+        return {**params, "strategy": strategy, "ranker": ranker, "seed": seed, **model}
 
     return Step(
         f"student:{strategy}:{shape}",
@@ -160,7 +225,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         _stage("distill_ranker", "run"),
         matters,
         inputs,
-        {**params, "strategy": strategy, "losses": losses},
+        {**params, "strategy": strategy, "losses": {**losses, **intermediate}, "seed": seed},
     )
 
 
@@ -169,67 +234,13 @@ def _numbered(role: str, number: int) -> str:
     return role if number == 1 else f"{role}:{number}"
 
 
-def _stage(module: str, function: str) -> Callable[[], Stage]:
+def _stage(module: str, function: str, config: Config | None = None) -> Callable[[], Stage]:
+    """`config`: what the stage is to read in place of the experiment's own."""
+
     def load() -> Stage:
-        return getattr(importlib.import_module(f"kdscale.stages.{module}"), function)
+        stage = getattr(importlib.import_module(f"kdscale.stages.{module}"), function)
+        if config is None:
+            return stage
+        return lambda ctx: stage(dataclasses.replace(ctx, config=config))
 
     return load
-
-
-def _dataset_config(config: Config) -> dict[str, Any]:
-    from kdscale.data.readers import open_reader
-
-    token_keys = ("max_length", "block_length", "max_block_tokens", "extra_text")
-    return {
-        "source": to_dict(config.source),
-        "input": open_reader(config.source).fingerprint(),
-        "prepare": _without(to_dict(config.prepare), *token_keys),
-    }
-
-
-def _token_config(config: Config, teacher: Teacher) -> dict[str, Any]:
-    from kdscale.models.pretrained import fingerprint_tokenizer
-
-    prepare = config.prepare
-    for path in prepare.extra_text:
-        if not Path(path).is_file():
-            raise KdscaleError(f"prepare.extra_text: no file {path}; give jsonl files")
-    return {
-        "max_length": prepare.max_length,
-        "block_length": prepare.block_length,
-        "max_block_tokens": prepare.max_block_tokens,
-        "extra_text": [sha256_file(Path(p)) for p in prepare.extra_text],
-        "shards": prepare.shards,
-        "tokenizer": fingerprint_tokenizer(teacher.model, teacher.revision),
-    }
-
-
-def _fingerprint(teacher: Teacher) -> dict[str, Any]:
-    from kdscale.models.pretrained import fingerprint_model
-
-    return fingerprint_model(teacher.model, teacher.revision)
-
-
-def _section(value: Any) -> dict[str, Any]:
-    """A section without its training settings, which `_train` gives."""
-    return _without(to_dict(value), "train", "model", "revision")
-
-
-def _train(train: Any) -> dict[str, Any]:
-    """What of a training's settings its result depends on."""
-    return _without(to_dict(train), "micro_tokens", "checkpoint_every", "log_every", "zero_stage")
-
-
-def _shape(shape: Shape) -> dict[str, Any]:
-    """A shape as it was before it could have an embedding width: old keys stay good."""
-    return to_dict(shape) if shape.embedding else _without(to_dict(shape), "embedding")
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    absent = () if config.ensemble else ("ensemble",)  # old keys stay good
-    shown = _without(to_dict(config), "storage", "cluster", *absent)
-    return {**shown, "students": [_shape(shape) for shape in config.students]}
-
-
-def _without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {k: v for k, v in value.items() if k not in keys}

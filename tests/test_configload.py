@@ -7,6 +7,7 @@ from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+BEIR = "{type: beir, path: x}"
 SHAPE = "{name: s, layers: 2, hidden: 24, heads: 2, intermediate: 48}"
 
 
@@ -27,6 +28,15 @@ def test_defaults_and_types(tmp_path):
     assert config.teacher.train.epochs == 2.0
     assert config.seed == 3
     assert isinstance(config.source, DocstringsSource)
+
+
+def test_the_names_of_losses_are_those_that_there_are():
+    from kdscale import config
+    from kdscale.losses import lm, ranking
+
+    assert set(config.HARD_LOSSES) == set(ranking.RANKING_LOSSES) - ranking.NEEDS_TEACHER
+    assert set(config.SOFT_LOSSES) == ranking.NEEDS_TEACHER
+    assert config.INTERMEDIATE_LOSSES == lm.INTERMEDIATE_LOSSES
 
 
 def test_an_empty_file_is_the_defaults(tmp_path):
@@ -88,19 +98,47 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("source: {type: beir, pth: x}", r"unknown key source\.pth; did you mean path"),
         ("ranker: {strategies: [ranker_destill]}", "did you mean ranker_distill"),
         ("ranker: {train: {precision: fp16}}", "one of fp32, bf16"),
+        ("ranker: {watch: {every: -1}}", r"ranker\.watch\.every: 0 or more, not -1"),
+        ("ranker: {watch: {every: 5, queries: 0}}", r"ranker\.watch\.queries: 1 or more"),
+        ("ranker: {watch: {every: 5, depth: 0}}", r"ranker\.watch\.depth: 1 or more"),
+        ("ranker: {watch: {keep_best: true}}", "keep_best needs looks at dev; set .*every"),
+        ("ranker: {watch: {patience: 2}}", "patience needs looks at dev"),
+        ("ranker: {watch: {evry: 5}}", r"unknown key ranker\.watch\.evry; did you mean every"),
         ("ranker: {soft_losses: {margin_mes: 1}}", "did you mean margin_mse"),
         ("ranker: {hard_losses: {margin_mse: 1}}", "needs teacher scores"),
         ("lm: {losses: {hiden: 1}}", "did you mean hidden"),
+        ("ranker: {intermediate_losses: {hiden: 1}}", "did you mean hidden"),
+        ("ranker: {soft_losses: {}}", r"ranker\.soft_losses: at least one loss"),
+        (f"students: [{SHAPE}]\nlm: {{layer_map: [1]}}", r"lm\.layer_map: \[1\] .* 2 layers"),
+        (f"students: [{SHAPE}]\nlm: {{layer_map: [0, 1]}}", "from 1 to the last"),
+        (
+            f"students: [{SHAPE}]\nlm: {{losses: {{hidden: 1}}, relation_heads: 7}}\n"
+            "ranker: {intermediate_losses: {qkv: 1}}",
+            "7 does not divide the hidden size 24",
+        ),
         ("lm: {train: {zero_stage: 3}}", "zero_stage"),
-        ("lm: {train: {zero_stage: 1}}", "checkpoints need zero_stage 0"),
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
+        ("evaluate: {depths: [10, 0]}", r"evaluate\.depths: 0 is not among"),
+        ("evaluate: {depths: [51]}", "51 is not among the evaluate.depth 50"),
+        ("evaluate: {depth: 99, depths: [60]}", "prepare.depth keeps 50 of test"),
+        (f"transfer: {{a: {{source: {BEIR}, split: tset}}}}", "transfer.a.split: .*no query set"),
+        (f"transfer: {{test: {{source: {BEIR}}}}}", "transfer.test: evaluate.splits has a split"),
+        (f"transfer: {{a/b: {{source: {BEIR}}}}}", "transfer: the name"),
+        (f"transfer: {{a: {{source: {BEIR}, split: ../x}}}}", "transfer.a.split: the name"),
+        (f"transfer: {{a: {{source: {BEIR}, depth: 0}}}}", "transfer.a: depth and max_queries"),
+        ("transfer: {a: {source: {type: trec}, split: all}}", r"transfer.a.split: \"all\""),
+        ("transfer: {a: {split: test}}", "transfer.a.split: its source has no query set"),
+        ("transfer: {a: {source: {type: beri}}}", r"transfer\.a\.source\.type: no source"),
+        ("evaluate: {margin: 0}", r"evaluate\.margin: above 0"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
         ("a: [1", "line 1"),
         ("- 1", "not a mapping"),
         ("source: {type: [beir]}", r"source\.type: no source"),
         ("lm: {train: {lr: .inf}}", "a finite number"),
         ("seed: -1", "seed: 0 or more"),
+        ("ranker: {seed: -1}", "ranker.seed: 0 or more"),
+        ("prepare: {easy_negatives: -1}", "prepare.easy_negatives: 0 or more"),
         ('"a\\nb": 1', r"unknown key a\\nb"),
         (r'report: {title: "a\0b"}', "NUL"),
         (r'report: {title: "\ud800"}', "half a surrogate"),

@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 from world import make_config
 
 from kdscale.cli import main
 from kdscale.config import STRATEGIES
 from kdscale.configload import load_config
+from kdscale.errors import KdscaleError
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
 from kdscale.steps import build_steps
@@ -90,14 +93,74 @@ def test_running_again_does_nothing_and_says_so(finished, capsys):
             {"student:ranker_distill:tiny", "student:lm_distill_ranker_distill:tiny"}
             | {"evaluation", "report"},
         ),
+        (
+            "ranker.seed=5",  # other students of one teacher
+            {f"student:{strategy}:tiny" for strategy in STRATEGIES} | {"evaluation", "report"},
+        ),
         ("cluster.scorers=2", set()),
         # Changes no result, but the page shows the exact configuration.
         ("ranker.train.checkpoint_every=7", {"report"}),
+        ("ranker.watch.every=2", {"report"}),  # looking changes no student
+        (
+            "ranker.watch={every: 2, keep_best: true}",
+            {f"student:{strategy}:tiny" for strategy in STRATEGIES} | {"evaluation", "report"},
+        ),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_depends_on_it(finished, override, rerun):
     statuses = _statuses(finished, override)
     assert {name for name, status in statuses.items() if status != "cached"} == rerun
+
+
+def test_masked_lm_and_intermediate_terms_are_trained_logged_and_not_exported(finished, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(finished.parent / "store", store)
+    sets = [
+        f"storage.uri={store}",
+        "lm.losses={hidden: 1, mlm: 1, mlm_kl: 1}",
+        "lm.head_steps=3",
+        "ranker.intermediate_losses={hidden: 1, attention_kl: 1, qkv: 0.5}",
+        "students=[{name: tiny, layers: 1, hidden: 16, heads: 4, intermediate: 32}]",
+    ]
+    arguments = [a for s in sets for a in ("--set", s)]
+    strategy = "lm_distill_ranker_distill"
+    assert main(["distill-ranker", str(finished), "--strategy", strategy, *arguments]) == 0
+    store = open_store(str(store))
+    student = next(a for a in store.list("students") if "teacher" in a.manifest["inputs"])
+    lm = next(a for a in store.list("lms") if a.name == student.manifest["inputs"]["lm"]["name"])
+    assert lm.facts["teacher_head_steps"] == 3 and lm.facts["teacher_head_loss"] > 0
+    for artifact, terms in (
+        (lm, {"hidden", "mlm", "mlm_kl"}),
+        (student, {"margin_mse", "listwise_kl", "hidden", "attention_kl", "qkv"}),
+    ):
+        rows = (artifact.path / "metrics.jsonl").read_text().splitlines()
+        assert all(set(json.loads(row)["terms"]) == terms for row in rows)
+        names = load_file(artifact.path / "model.safetensors")
+        assert not [n for n in names if "projection" in n or "head" in n or "masked" in n]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ranker.watch={every: 2, measure: nDGC@10}", "ranker.watch.measure: unknown .*nDCG@10"),
+        ("ranker.watch={every: 2, measure: nDCG@x}", "ranker.watch.measure: .*"),
+        (
+            "source.splits={train: train, test: test}",
+            "ranker.watch: the dataset has no split 'dev'",
+        ),
+    ],
+)
+def test_a_student_that_cannot_be_watched_is_refused_before_anything_is_made(
+    tmp_path, override, message
+):
+    path = make_config(tmp_path, ranker={"watch": {"every": 2}})
+    config = load_config(path, [override])
+    store = open_store(config.storage.uri)
+    with pytest.raises(KdscaleError, match=message) as caught:
+        run_steps(config, store, None, Reporter())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "store").exists()
+    run_steps(config, store, ["teacher"], Reporter(), dry_run=True)  # which nobody watches
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(finished, capsys):

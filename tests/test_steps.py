@@ -1,84 +1,68 @@
-"""The parts of a config that the keys of artifacts are made of."""
+import pytest
 
-from world import make_config, make_encoder
-
-from kdscale.config import Config
-from kdscale.configload import load_config
+from kdscale.config import Config, Ranker, Shape, Watch
+from kdscale.matters import language_model
 from kdscale.steps import build_steps
 
-PLAIN = {"name": "tiny", "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32}
+DISTILLED = "student:lm_distill_ranker_distill:s"  # begins with a language model: reads no file
 
 
-def plan(config: Config):
-    return {s.name: (s.stage, s.label, s.matters(), s.inputs) for s in build_steps(config).values()}
+def _student(**watch):
+    """What of the config the key of a student is made from."""
+    ranker = Ranker(strategies=["lm_distill_finetune"], watch=Watch(**watch))
+    config = Config(students=[Shape("s", 2, 24, 2, 48)], ranker=ranker)
+    return build_steps(config)["student:lm_distill_finetune:s"].matters()
 
 
-def keys_of(value):
-    """Every key of nested mappings."""
-    if isinstance(value, dict):
-        yield from value
-        value = list(value.values())
-    for inner in value if isinstance(value, list) else []:
-        yield from keys_of(inner)
+def test_looking_alone_is_no_part_of_a_students_key():
+    plain = _student()
+    assert "watch" not in plain["ranker"]
+    assert _student(every=7) == _student(every=9, depth=50, measure="RR@10") == plain
 
 
-def test_a_shape_without_an_embedding_width_has_the_keys_it_always_had(tmp_path):
-    steps = plan(load_config(make_config(tmp_path, students=[PLAIN])))
-    same = plan(load_config(make_config(tmp_path, students=[{**PLAIN, "embedding": 0}])))
-    assert steps == same
-    students = [name for name in steps if name.startswith(("lm:", "student:"))]
-    assert all(steps[name][2]["student"] == PLAIN for name in students)
-    assert steps["report"][2]["config"]["students"] == [PLAIN]
+def test_what_decides_the_weights_is_part_of_it():
+    for decides in ({"patience": 3}, {"keep_best": True}):
+        decided = _student(every=7, **decides)
+        assert decided != _student()
+        for change in ({"every": 8}, {"depth": 9}, {"queries": 9}, {"measure": "RR@10"}):
+            assert _student(**{"every": 7, **decides, **change}) != decided
+        assert _student(every=7, train_queries=5, **decides) == decided
 
 
-def test_an_embedding_width_reruns_its_student_and_nothing_of_the_teacher(tmp_path):
-    steps = plan(load_config(make_config(tmp_path, students=[PLAIN])))
-    other = plan(load_config(make_config(tmp_path, students=[{**PLAIN, "embedding": 8}])))
-    changed = {name for name in steps if steps[name] != other[name]}
-    students = {name for name in steps if name.startswith(("lm:", "student:"))}
-    assert changed == students | {"report"}  # the report shows the config
+def _config(**ranker):
+    config = Config(students=[Shape("s", 1, 8, 2, 16)])
+    for name, value in ranker.items():
+        setattr(config.ranker, name, value)
+    return config
 
 
-def test_without_an_ensemble_no_key_knows_of_it(tmp_path):
-    path = make_config(tmp_path)
-    steps = plan(load_config(path))
-    assert steps == plan(load_config(path, ["ensemble=[]"]))
-    assert "ensemble" not in {k for _, _, matters, _ in steps.values() for k in keys_of(matters)}
-    assert not any("ensemble" in inputs or ":2" in str(inputs) for *_, inputs in steps.values())
-    # Whatever does not learn from the further teacher is what it was without it.
-    other = plan(load_config(path, [f"ensemble=[{{model: {tmp_path / 'encoder'}}}]"]))
-    soft = {"student:ranker_distill:tiny", "student:lm_distill_ranker_distill:tiny"}
-    changed = {name for name in steps if steps[name] != other[name]}
-    assert changed == soft | {"evaluation", "report"}
-    for name in soft | {"evaluation"}:  # by their inputs alone
-        assert steps[name][:3] == other[name][:3]
-
-
-def test_further_teachers_are_scored_alone_and_joined(tmp_path):
-    path = make_config(tmp_path)
-    same = f"{{model: {tmp_path / 'encoder'}, train: {{lr: 0.1}}}}"
-    other = f"{{model: {make_encoder(tmp_path / 'other', words=50)}}}"
-    steps = plan(load_config(path, [f"ensemble=[{same}, {other}]"]))
-    before, after = list(steps).index("teacher"), list(steps).index("lm:tiny")
-    assert list(steps)[:before] == ["dataset", "tokens", "tokens:2", "tokens:3"]
-    assert list(steps)[before:after] == [
-        *("teacher", "teacher:2", "teacher:3"),
-        *("scores", "scores:2", "scores:3", "ensemble"),
-    ]
-    # One tokenizer is one key, and so one artifact.
-    assert steps["tokens:2"] == steps["tokens"] != steps["tokens:3"]
-    assert steps["scores:3"][3] == {
-        "dataset": "dataset",
-        "tokens": "tokens:3",
-        "teacher": "teacher:3",
+def test_intermediate_terms_bring_the_teacher_in_where_the_ranker_is_distilled():
+    plain = build_steps(_config())
+    steps = build_steps(_config(intermediate_losses={"hidden": 0.5}))
+    with_teacher = {n for n, s in steps.items() if "teacher" in s.inputs and n[:8] == "student:"}
+    assert with_teacher == {"student:ranker_distill:s", DISTILLED}
+    assert not any("teacher" in s.inputs for n, s in plain.items() if n[:8] == "student:")
+    assert steps[DISTILLED].params["losses"] == {
+        "margin_mse": 1.0,
+        "listwise_kl": 1.0,
+        "hidden": 0.5,
     }
-    assert list(steps["ensemble"][3]) == ["scores", "scores:2", "scores:3"]
-    assert steps["ensemble"][2] == {}
-    for strategy, scores in (("ranker_distill", "ensemble"), ("lm_distill_finetune", None)):
-        assert steps[f"student:{strategy}:tiny"][3].get("scores") == scores
-    teachers = [steps[name][2] for name in ("teacher", "teacher:2", "teacher:3")]
-    assert [matters["seed"] for matters in teachers] == [13, 14, 15]
-    assert teachers[1]["teacher"]["train"]["lr"] == 0.1
-    evaluated = [r for r in steps["evaluation"][3] if not r.startswith("student:")]
-    roles = [f"{role}{n}" for role in ("tokens", "teacher") for n in ("", ":2", ":3")]
-    assert evaluated == ["dataset", *roles, "ensemble"]
+    assert steps["student:lm_distill_finetune:s"].params["losses"] == {"lce": 1.0}
+
+
+def test_the_teachers_head_matters_where_its_logits_are_learnt():
+    config = _config()
+    config.lm.losses = {"mlm": 1.0}
+    assert "head_steps" not in language_model(config.lm)
+    config.lm.losses = {"mlm_kl": 1.0}
+    assert language_model(config.lm)["head_steps"] == 500
+
+
+@pytest.mark.parametrize("setting", ["layer_map", "relation_heads"])
+def test_what_is_compared_matters_only_with_intermediate_terms(setting):
+    for losses, matters in (({}, False), ({"qkv": 1.0}, True)):
+        before, after = _config(intermediate_losses=losses), _config(intermediate_losses=losses)
+        setattr(after.lm, setting, {"layer_map": [6], "relation_heads": 4}[setting])
+        before, after = (build_steps(c)[DISTILLED].matters() for c in (before, after))
+        assert (before != after) == matters
+        assert ("intermediate" in before["ranker"]) == matters

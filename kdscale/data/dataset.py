@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from kdscale.data.schema import (
     QUERIES,
     QUERY_TOKENS,
 )
-from kdscale.data.shards import read_shards, read_table, read_where
+from kdscale.data.shards import read_shards, read_table, read_where, sample_column
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -43,15 +44,21 @@ class Dataset:
     def passages(self) -> pa.Table:
         return read_shards(self.path / "passages", PASSAGES)
 
+    def sample_passages(self, count: int) -> Iterator[list[str]]:
+        """The texts of at most `count` passages, spread evenly over the collection; only one of
+        its files is held at a time."""
+        return sample_column(self.path / "passages", PASSAGES, "text", count)
+
     def queries(self, split: str) -> pa.Table:
         return self._of_split("queries", split, QUERIES)
 
-    def qrels(self, split: str) -> pa.Table:
-        return self._of_split("qrels", split, QRELS)
+    def qrels(self, split: str, qids: set[str] | None = None) -> pa.Table:
+        """qids: of these queries only, without the rest in memory."""
+        return self._of_split("qrels", split, QRELS, qids)
 
-    def candidates(self, split: str) -> pa.Table:
-        """By query in the order of `queries`, by rank within a query."""
-        return self._of_split("candidates", split, CANDIDATES)
+    def candidates(self, split: str, qids: set[str] | None = None) -> pa.Table:
+        """By query in the order of `queries`, by rank within a query; qids as for `qrels`."""
+        return self._of_split("candidates", split, CANDIDATES, qids)
 
     def pairs(self) -> pa.Table:
         """The training pairs, by pair_id (0, 1, ...), a query's pairs together."""
@@ -66,9 +73,12 @@ class Dataset:
         path = self.path / "queries" / f"{split}.parquet"
         return _texts(read_where(path, QUERIES, "qid", qids))
 
-    def _of_split(self, table: str, split: str, schema: pa.Schema) -> pa.Table:
+    def _of_split(
+        self, table: str, split: str, schema: pa.Schema, qids: set[str] | None = None
+    ) -> pa.Table:
         check_split(split, self._splits)
-        return read_table(self.path / table / f"{split}.parquet", schema)
+        path = self.path / table / f"{split}.parquet"
+        return read_table(path, schema) if qids is None else read_where(path, schema, "qid", qids)
 
 
 def _texts(table: pa.Table) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Training groups of a ranker: a query with one relevant passage and hard negatives."""
+"""Training groups of a ranker: a query with one relevant passage and negatives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import choose_queries
+from kdscale.data.schema import EASY
 from kdscale.errors import KdscaleError
 
 # A step's pairs run through the model in so many chunks of like length, which takes most of the
@@ -23,7 +24,8 @@ class GroupSource:
     """Query groups made from the training pairs and, where given, the teacher's scores.
 
     An item is a query. In epoch e it is grouped with its relevant passage number e (in turn) and
-    `group_size - 1` of its negatives, drawn anew each epoch by (seed, epoch, item).
+    `group_size - 1` of its negatives, drawn anew each epoch by (seed, epoch, item); only of its
+    hard ones where `easy` is false.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class GroupSource:
         group_size: int,
         max_queries: int | None,
         seed: int,
+        easy: bool = True,
     ):
         pairs = dataset.pairs()
         self._seed = seed
@@ -44,28 +47,32 @@ class GroupSource:
         self._pids = pairs["pid"].to_pylist()
         self._grades = pairs["grade"].to_numpy()
         self._teacher = None if scores is None else _aligned_scores(pairs, scores)
+        usable = np.ones(len(pairs), dtype=bool) if easy else pairs["rank"].to_numpy() != EASY
         members: dict[str, list[int]] = {}
         for row, qid in enumerate(self._qids):
             members.setdefault(qid, []).append(row)
         self._groups = []
+        self.qids: list[str] = []  # of the groups
         for qid in choose_queries(list(members), max_queries, seed):
             rows = np.asarray(members[qid])
             positive = rows[self._grades[rows] > 0]
-            negative = rows[self._grades[rows] == 0]
+            negative = rows[(self._grades[rows] == 0) & usable[rows]]
             if len(positive) and len(negative):
                 self._groups.append((positive, negative))
+                self.qids.append(qid)
         if not self._groups:
             raise KdscaleError(
                 "no training query has both a relevant passage and a negative; check the train "
                 "qrels and prepare.depth.train, prepare.negatives"
             )
         self.pairs_per_item = min(group_size, 1 + max(len(n) for _, n in self._groups))
+        self._pair_lengths = np.zeros(len(self._qids), dtype=np.int64)  # of rows in groups
+        for row in np.concatenate([rows for group in self._groups for rows in group]):
+            query, passage = self._ids(row)
+            self._pair_lengths[row] = self._encoder.length(len(query), len(passage))
         # [N] padded tokens a group
-        self.lengths = np.array(
-            [
-                self.pairs_per_item * max(self._pair_length(r) for r in np.concatenate(group))
-                for group in self._groups
-            ]
+        self.lengths = self.pairs_per_item * np.array(
+            [self._pair_lengths[np.concatenate(group)].max() for group in self._groups]
         )
 
     def __len__(self) -> int:
@@ -76,10 +83,6 @@ class GroupSource:
             self._tokens.query_ids("train", self._qids[row]),
             self._tokens.passage_ids(self._pids[row]),
         )
-
-    def _pair_length(self, row: int) -> int:
-        query, passage = self._ids(row)
-        return self._encoder.length(len(query), len(passage))
 
     def rows(self, item: int, epoch: int) -> np.ndarray:
         """[<= group_size] rows of the pairs table, the relevant passage first."""
@@ -97,30 +100,28 @@ class GroupSource:
         labels, teacher, mask: [B, G]; teacher only where scores were given
         """
         groups = [self.rows(int(item), epoch) for item in items]
-        size = max(len(g) for g in groups)
-        mask = torch.zeros(len(groups), size, dtype=torch.bool)
-        labels = torch.zeros(len(groups), size)
-        teacher = torch.zeros(len(groups), size)
-        flat, slots = [], []
-        for b, rows in enumerate(groups):
-            mask[b, : len(rows)] = True
-            labels[b, : len(rows)] = torch.from_numpy(self._grades[rows].astype(np.float32))
-            if self._teacher is not None:
-                teacher[b, : len(rows)] = torch.from_numpy(self._teacher[rows])
-            flat.extend(self._ids(int(row)) for row in rows)
-            slots.extend(b * size + g for g in range(len(rows)))
-        lengths = np.array([self._encoder.length(len(q), len(p)) for q, p in flat])
-        order = np.argsort(lengths, kind="stable")
-        parts = _chunks(order, lengths)
+        rows = np.concatenate(groups)
+        sizes = np.array([len(group) for group in groups])
+        mask = np.arange(sizes.max()) < sizes[:, None]
+        order = np.argsort(self._pair_lengths[rows], kind="stable")
+        flat = [self._ids(row) for row in rows.tolist()]
+        parts = _chunks(order, self._pair_lengths[rows])
         batch = {
             "chunks": [self._encoder.collate([flat[i] for i in part]) for part in parts],
-            "slots": torch.as_tensor(slots)[torch.as_tensor(order)],
-            "labels": labels,
-            "mask": mask,
+            "slots": torch.from_numpy(np.flatnonzero(mask)[order]),
+            "labels": _spread(self._grades[rows], mask),
+            "mask": torch.from_numpy(mask),
         }
         if self._teacher is not None:
-            batch["teacher"] = teacher
+            batch["teacher"] = _spread(self._teacher[rows], mask)
         return batch
+
+
+def _spread(values: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+    """[B, G] float32: the values in the places of the mask, zero elsewhere."""
+    spread = np.zeros(mask.shape, dtype=np.float32)
+    spread[mask] = values
+    return torch.from_numpy(spread)
 
 
 def _chunks(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

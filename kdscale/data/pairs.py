@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from kdscale.data.schema import PAIRS
+from kdscale.data.schema import EASY, PAIRS
 
-# (pid, grade, rank): grade 0 for a negative, rank 0 where the passage was no candidate
+# (pid, grade, rank): grade 0 for a negative; rank as in the schema PAIRS
 PairRow = tuple[str, int, int]
 
 
@@ -23,7 +23,9 @@ def query_rng(seed: int, qid: str) -> np.random.Generator:
 class PairSampler:
     """Pairs of a query, the same whenever seed, query, judgments and candidates are.
 
-    pids: every passage id of the collection, from which random negatives are topped up.
+    pids: every passage id of the collection, from which hard negatives are topped up and easy ones
+    drawn. Hard negatives share their words with the query, so that a student which cannot yet tell
+    whether two texts share words learns next to nothing from them alone.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PairSampler:
         skip_top: int = 0,
         max_positives: int = 1,
         min_grade: int = 1,
+        easy: int = 0,
     ):
         self._pids = pids
         self._seed = seed
@@ -41,6 +44,7 @@ class PairSampler:
         self._skip_top = skip_top
         self._max_positives = max_positives
         self._min_grade = min_grade
+        self._easy = easy
 
     def sample(
         self,
@@ -50,7 +54,8 @@ class PairSampler:
         given: Sequence[str] = (),
     ) -> list[PairRow]:
         """Relevant passages, best grade first, then negatives: the source's own (`given`), then
-        candidates (in rank order) drawn without replacement, then random passages."""
+        candidates (in rank order) drawn without replacement, then random passages; easy ones last.
+        """
         relevant = {pid for pid, grade in judgments.items() if grade >= self._min_grade}
         rank = {pid: i for i, pid in enumerate(candidates, 1)}
         positives = sorted(relevant, key=lambda pid: (-judgments[pid], pid))
@@ -62,13 +67,20 @@ class PairSampler:
         pool = [p for p in candidates[self._skip_top :] if p not in relevant and p not in chosen]
         picks = rng.permutation(len(pool))[: self._negatives - len(chosen)]
         chosen.update(dict.fromkeys(pool[i] for i in picks))
-        self._top_up(rng, chosen, relevant.union(candidates[: self._skip_top]))
-        return [(pid, judgments[pid], rank.get(pid, 0)) for pid in positives] + [
-            (pid, 0, rank.get(pid, 0)) for pid in chosen
-        ]
+        self._top_up(rng, chosen, relevant.union(candidates[: self._skip_top]), self._negatives)
+        easy: dict[str, None] = {}
+        self._top_up(rng, easy, relevant.union(chosen, candidates), self._easy)
+        return (
+            [(pid, judgments[pid], rank.get(pid, 0)) for pid in positives]
+            + [(pid, 0, rank.get(pid, 0)) for pid in chosen]
+            + [(pid, 0, EASY) for pid in easy]
+        )
 
-    def _top_up(self, rng: np.random.Generator, chosen: dict[str, None], banned: set[str]) -> None:
-        missing = self._negatives - len(chosen)
+    def _top_up(
+        self, rng: np.random.Generator, chosen: dict[str, None], banned: set[str], count: int
+    ) -> None:
+        """Random passages but `banned` ones, until `chosen` has `count`."""
+        missing = count - len(chosen)
         if missing <= 0:
             return
         excluded = banned.union(chosen)
@@ -77,7 +89,7 @@ class PairSampler:
             picks = rng.permutation(len(pool))[:missing]
             chosen.update(dict.fromkeys(pool[i] for i in picks))
             return
-        while len(chosen) < self._negatives:
+        while len(chosen) < count:
             pid = self._pids[int(rng.integers(len(self._pids)))]
             if pid not in excluded:
                 chosen[pid] = None

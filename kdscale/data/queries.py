@@ -10,6 +10,7 @@ from kdscale.errors import KdscaleError
 
 ALL = "all"  # the split name of a source with one undivided query set
 TRAIN = "train"
+DEV = "dev"
 
 Judgments = dict[str, dict[str, int]]  # qid -> pid -> grade
 

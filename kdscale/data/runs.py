@@ -60,7 +60,7 @@ def read_run(path: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     for qid, pid, _, score in accepted(run_lines(path)):
         if qid != current:
             if current is not None:
-                yield current, _ranked(ranking.items())
+                yield current, ranked(ranking.items())
                 done.add(current)
             if qid in done:
                 raise KdscaleError(
@@ -71,7 +71,7 @@ def read_run(path: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
             raise KdscaleError(f"{path}: query {qid} ranks {pid} twice; remove one of the lines")
         ranking[pid] = score
     if current is not None:
-        yield current, _ranked(ranking.items())
+        yield current, ranked(ranking.items())
 
 
 def write_run(
@@ -86,7 +86,7 @@ def write_run(
     with path.open("w", encoding="utf-8") as handle:
         for qid, ranking in rankings:
             _check_word(qid, "query id")
-            for rank, (pid, score) in enumerate(_ranked(ranking), 1):
+            for rank, (pid, score) in enumerate(ranked(ranking), 1):
                 _check_word(pid, "passage id")
                 if not math.isfinite(score):
                     raise KdscaleError(
@@ -96,7 +96,8 @@ def write_run(
                 handle.write(f"{qid} Q0 {pid} {rank} {float(score)!r} {tag}\n")
 
 
-def _ranked(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def ranked(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Scores descending, ties by pid ascending."""
     return sorted(ranking, key=lambda item: (-item[1], item[0]))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -39,6 +41,23 @@ def read_shards(directory: Path, schema: pa.Schema) -> pa.Table:
     if not paths:
         raise KdscaleError(f"{directory} has no part-*.parquet; remove its artifact and run again")
     return pa.concat_tables([read_table(path, schema) for path in paths])
+
+
+def sample_column(
+    directory: Path, schema: pa.Schema, column: str, count: int
+) -> Iterator[list[Any]]:
+    """At most `count` values of a column, evenly spread over all rows: those of each file."""
+    paths = sorted(directory.glob("part-*.parquet"))
+    with _faults_of(directory):
+        sizes = [pq.read_metadata(path).num_rows for path in paths]
+    total = sum(sizes)
+    count = min(count, total)
+    rows = np.arange(count) * total // max(1, count)
+    start = 0
+    for path, size in zip(paths, sizes, strict=True):
+        mine = rows[(rows >= start) & (rows < start + size)] - start
+        yield read_table(path, schema)[column].take(pa.array(mine)).to_pylist()
+        start += size
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -1,9 +1,10 @@
-"""What is evaluated: a split's queries, their judgments and their candidates."""
+"""What is evaluated: the queries of a query set, their judgments and their candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow.compute as pc
 
 from kdscale.data.candidates import candidates_by_query
@@ -16,13 +17,22 @@ from kdscale.evaluation.ranking import Query, Scored
 class Collection:
     """One split: judgments, and candidates cut to the depth that is evaluated.
 
-    split; qrels: qid -> pid -> grade; candidates: qid -> pids, best first; pairs: how many
-    candidates there are. Raises KdscaleError for a split without judgments.
+    name: the split's, or TRANSFER/SPLIT of another collection (transfer: None or its name);
+    qrels: qid -> pid -> grade; candidates: qid -> pids, best first; pairs: how many candidates
+    there are. Raises KdscaleError for a split without judgments.
     """
 
-    def __init__(self, dataset: Dataset, split: str, depth: int):
-        self._dataset = dataset
-        self.split = split
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokens: Tokens,
+        split: str,
+        depth: int,
+        transfer: str | None = None,
+    ):
+        self._dataset, self._tokens = dataset, tokens
+        self.split, self.depth, self.transfer = split, depth, transfer
+        self.name = f"{transfer}/{split}" if transfer else split
         self.qrels: dict[str, dict[str, int]] = {}
         for qid, pid, grade in zip(*dataset.qrels(split).to_pydict().values(), strict=True):
             self.qrels.setdefault(qid, {})[pid] = grade
@@ -45,7 +55,13 @@ class Collection:
             yield qid, list(zip(pids, scores, strict=True))
             start += len(pids)
 
-    def token_pairs(self, tokens: Tokens) -> Iterator[Query]:
+    def query_ids(self, qid: str) -> np.ndarray:
+        """[tokens] int32."""
+        return self._tokens.query_ids(self.split, qid)
+
+    def token_pairs(self, tokens: Tokens | None = None) -> Iterator[Query]:
+        """tokens: as another tokenizer cuts the texts; None: the collection's own."""
+        tokens = tokens or self._tokens
         for qid, pids in self.candidates.items():
             query = tokens.query_ids(self.split, qid)
             yield qid, pids, [(query, tokens.passage_ids(pid)) for pid in pids]

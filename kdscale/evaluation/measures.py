@@ -23,23 +23,26 @@ _PROBE_QRELS = {"q": {"p": 1}}
 _PROBE_RUN = {"q": {"p": 1.0}}
 
 
-def parse_measures(names: Sequence[str]) -> dict[str, Measure]:
+def parse_measures(names: Sequence[str], setting: str = "evaluate.measures") -> dict[str, Measure]:
     """Each name with its measure, in order, each once. Raises KdscaleError for a name that
-    ir-measures does not know or cannot compute on this machine, naming near ones."""
-    return {name: _parse(name) for name in names}
+    ir-measures does not know or cannot compute on this machine, naming near ones.
+
+    setting: where the names were given, for the message.
+    """
+    return {name: _parse(name, setting) for name in names}
 
 
-def _parse(name: str) -> Measure:
+def _parse(name: str, setting: str) -> Measure:
     import ir_measures
 
     try:
         measure = ir_measures.parse_measure(name)
         ir_measures.evaluator([measure], _PROBE_QRELS).calc(_PROBE_RUN)
     except NameError:
-        raise KdscaleError(f"evaluate.measures: unknown measure {name!r}; {_near(name)}") from None
+        raise KdscaleError(f"{setting}: unknown measure {name!r}; {_near(name)}") from None
     except (ValueError, KeyError, AssertionError, TypeError, subprocess.SubprocessError):
         raise KdscaleError(
-            f"evaluate.measures: {name!r} cannot be computed: its parameters are wrong, or one "
+            f"{setting}: {name!r} cannot be computed: its parameters are wrong, or one "
             "is missing, or it needs more than ids and grades; write it like nDCG@10 or AP(rel=2)"
         ) from None
     return measure

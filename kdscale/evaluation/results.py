@@ -16,6 +16,7 @@ from kdscale.store.filelist import MANIFEST
 
 EVALUATIONS = "evaluations"
 SYSTEMS = "systems.json"
+TESTED = ("p", "p_holm", "noninferior_p", "noninferior_p_holm", "noninferior")
 
 
 def load_results(uri: str) -> list[dict[str, Any]]:
@@ -23,8 +24,8 @@ def load_results(uri: str) -> list[dict[str, Any]]:
 
     A row has: system, strategy, student, parameters, bytes, flops_per_pair; "SPLIT MEASURE" for
     every split and measure; latency_ms and latency_p95_ms (tokenise and forward, a query's
-    candidates); speedup (over the teacher); and for every split "SPLIT p" and "SPLIT p_holm", of
-    the primary measure against the baseline. None where a value does not apply. Raises
+    candidates); speedup (over the teacher); and for every split, of the primary measure against
+    the baseline, "SPLIT " and each of TESTED. None where a value does not apply. Raises
     KdscaleError where there is no evaluation.
     """
     systems, settings = load_systems(uri)
@@ -71,7 +72,7 @@ def _row(system: dict[str, Any], primary: str) -> dict[str, Any]:
     row["speedup"] = system["speedup"]
     for split in system["measures"]:
         test = system["tests"].get(split, {}).get(primary, {})
-        row[f"{split} p"], row[f"{split} p_holm"] = test.get("p"), test.get("p_holm")
+        row |= {f"{split} {name}": test.get(name) for name in TESTED}
     return row
 
 

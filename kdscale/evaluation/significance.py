@@ -1,4 +1,5 @@
-"""Is a system better or worse than the baseline: a paired test, corrected for many systems."""
+"""Is a system better or worse than the baseline, or not worse by a margin: paired tests, corrected
+for many systems."""
 
 from __future__ import annotations
 
@@ -51,6 +52,24 @@ def _interval_and_p(difference: np.ndarray, delta: float) -> tuple[tuple[float, 
     return (float(interval.low), float(interval.high)), float(test.pvalue)
 
 
+def noninferiority(system: np.ndarray, baseline: np.ndarray, margin: float) -> float | None:
+    """p of the test that a system is not worse than the baseline by `margin` or more, [n] each.
+
+    One-sided paired t-test of H0: mean(system - baseline) <= -margin (Walker and Nowacki 2011,
+    doi 10.1007/s11606-010-1513-8). A small p shows that whatever the system loses is less than
+    the margin; a large p shows nothing. None of fewer than two queries.
+    """
+    from scipy import stats
+
+    difference = np.asarray(system, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
+    if len(difference) < 2:
+        return None
+    if np.ptp(difference) < EQUAL:
+        # No variance, as in `compare`: only a loss of the margin or more speaks for H0.
+        return 0.0 if difference.mean() > EQUAL - margin else 1.0
+    return float(stats.ttest_1samp(difference, -margin, alternative="greater").pvalue)
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction (1979) of the p-values of one family; None stays None and
     does not count."""
@@ -64,12 +83,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def compare_all(
-    values: Mapping[str, np.ndarray], baseline: str, alpha: float
+    values: Mapping[str, np.ndarray], baseline: str, alpha: float, margin: float | None = None
 ) -> dict[str, dict[str, Any]]:
     """Every system but the baseline against it, on one measure of one split.
 
     values: system -> [n]. The compared systems are one family for Holm's correction. A result
-    has "baseline", the fields of `Comparison`, "p_holm", and "significant" (p_holm < alpha).
+    has "baseline", the fields of `Comparison`, "p_holm", and "significant" (p_holm < alpha); with
+    a margin, in the units of the measure, also "margin", "noninferior_p", "noninferior_p_holm"
+    (a family of its own) and "noninferior" (the last below alpha).
     """
     results = {
         system: compare(of_system, values[baseline])
@@ -77,7 +98,7 @@ def compare_all(
         if system != baseline
     }
     corrected = holm([c.p for c in results.values()])
-    return {
+    tests = {
         system: {
             "baseline": baseline,
             **asdict(comparison),
@@ -86,3 +107,9 @@ def compare_all(
         }
         for (system, comparison), p_holm in zip(results.items(), corrected, strict=True)
     }
+    if margin is not None:
+        p_values = [noninferiority(values[s], values[baseline], margin) for s in tests]
+        for test, p, p_holm in zip(tests.values(), p_values, holm(p_values), strict=True):
+            test["margin"], test["noninferior_p"], test["noninferior_p_holm"] = margin, p, p_holm
+            test["noninferior"] = p_holm is not None and p_holm < alpha
+    return tests

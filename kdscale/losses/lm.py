@@ -2,7 +2,8 @@
 
 Shapes: hidden states [B, T, H], attention scores [B, heads, T, T] before the softmax, queries,
 keys and values [B, T, H] before the split into heads, mask [B, T] bool (False: padding). Each
-returns [B], a value a sequence: a mean over real tokens, heads and dimensions.
+returns [B], a value a sequence: a mean over real tokens, heads and dimensions. The masked-LM terms
+compare logits at masked places alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kdscale.models.capture import Capture
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
-LM_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+INTERMEDIATE_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
 # The losses that compare states of different widths, and the projection that each trains.
 PROJECTION_OF = {"hidden": "hidden", "cosine": "hidden", "embedding": "embedding"}
 
@@ -35,17 +36,27 @@ def hidden_cosine(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tens
     return masked_mean(1 - F.cosine_similarity(widen(student), widen(teacher), dim=-1), mask)
 
 
-def attention_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Squared difference of the attention scores before the softmax (arXiv 1909.10351)."""
+def attention_mse(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, window: int | None = None
+) -> torch.Tensor:
+    """Squared difference of the attention scores before the softmax (arXiv 1909.10351).
+
+    window: only of tokens at most so many places apart, where the teacher's layer is local.
+    """
     _check_heads(student, teacher)
-    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    pairs = mask[:, None, :, None] & _seen(mask, window)
     return masked_mean((widen(student) - widen(teacher)) ** 2, pairs)
 
 
-def attention_kl(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """KL of the teacher's attention distributions to the student's (arXiv 2002.10957)."""
+def attention_kl(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, window: int | None = None
+) -> torch.Tensor:
+    """KL of the teacher's attention distributions to the student's (arXiv 2002.10957).
+
+    window: as in `attention_mse`.
+    """
     _check_heads(student, teacher)
-    divergence = masked_kl(widen(student), widen(teacher), mask[:, None, None, :])
+    divergence = masked_kl(widen(student), widen(teacher), _seen(mask, window))
     return masked_mean(divergence, mask[:, None, :])
 
 
@@ -65,6 +76,22 @@ def qkv_relation_kl(
         for ours, theirs in zip(student, teacher, strict=True)
     ]
     return sum(masked_mean(divergence, mask[:, None, :]) for divergence in relations)
+
+
+def masked_lm(student: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with the tokens that were masked (arXiv 1810.04805).
+
+    student: logits at the masked places [B, K, V]; targets: their tokens [B, K]; mask: [B, K],
+    False where a sequence has fewer.
+    """
+    logits = widen(student).transpose(1, 2)
+    return masked_mean(F.cross_entropy(logits, targets, reduction="none"), mask)
+
+
+def masked_lm_kl(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """KL of the teacher's distribution over the vocabulary to the student's at the masked places
+    (arXiv 1910.01108, at temperature 1). Logits [B, K, V], mask [B, K]."""
+    return masked_mean(masked_kl(widen(student), widen(teacher), mask.unsqueeze(-1)), mask)
 
 
 def lm_terms(
@@ -88,6 +115,14 @@ def lm_terms(
         values = [loss(x, theirs[n - 1], mask) for x, n in zip(ours, layer_map, strict=True)]
         return torch.stack(values).mean(0)
 
+    def over_attention(loss: Callable) -> torch.Tensor:
+        ours, theirs = student.scores, teacher.scores
+        values = [
+            loss(x, theirs[n - 1], mask, teacher.windows[n - 1])
+            for x, n in zip(ours, layer_map, strict=True)
+        ]
+        return torch.stack(values).mean(0)
+
     def projected() -> list[torch.Tensor]:
         return [projections["hidden"](states) for states in student.hidden]
 
@@ -97,8 +132,8 @@ def lm_terms(
         "embedding": lambda: hidden_mse(
             projections["embedding"](student.embedding), teacher.embedding, mask
         ),
-        "attention": lambda: over_layers(attention_mse, student.scores, teacher.scores),
-        "attention_kl": lambda: over_layers(attention_kl, student.scores, teacher.scores),
+        "attention": lambda: over_attention(attention_mse),
+        "attention_kl": lambda: over_attention(attention_kl),
         "qkv": lambda: qkv_relation_kl(student.qkv[-1], teacher.qkv[last], mask, relation_heads),
     }
     return {name: terms[name]() for name in names}
@@ -115,9 +150,19 @@ def _relation(states: torch.Tensor, heads: int) -> torch.Tensor:
     return split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
 
 
+def _seen(mask: torch.Tensor, window: int | None) -> torch.Tensor:
+    """[B, 1, 1 or T, T]: which keys a query may see."""
+    seen = mask[:, None, None, :]
+    if window is None:
+        return seen
+    place = torch.arange(mask.shape[1], device=mask.device)
+    return seen & ((place.unsqueeze(1) - place).abs() <= window)
+
+
 def _check_heads(student: torch.Tensor, teacher: torch.Tensor) -> None:
     if student.shape[1] != teacher.shape[1]:
         raise KdscaleError(
-            f"lm.losses: attention terms need as many heads in the student ({student.shape[1]}) "
-            f"as in the teacher ({teacher.shape[1]}); use 'qkv', which compares any two"
+            f"the losses attention and attention_kl need as many heads in the student "
+            f"({student.shape[1]}) as in the teacher ({teacher.shape[1]}); use qkv, which compares "
+            "any two"
         )

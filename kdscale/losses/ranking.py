@@ -3,10 +3,18 @@
 Shapes: student and teacher scores [B, G] (raw logits), labels [B, G] (relevant above 0), mask
 [B, G] bool (False: padding). Each returns [B], a value a group; a group in which a loss has
 nothing to compare (one passage, no relevant one, only ties) gives 0.
+
+The losses are of very different sizes, and none is scaled to fit another: weigh them in the config.
+`pointwise_mse` and `margin_mse` are squares of logits, and have no upper bound: they grow with the
+square of the teacher's spread, which after fine-tuning is several units. The others are counted in
+nats (`lambdaloss` in weighted bits); a student that tells nothing apart has log G in `lce`, about
+log G in `listnet`, and log 2 in `bce`, `pointwise_bce` and `ranknet`. At equal weights `margin_mse`
+is about twenty times `listwise_kl`, and so decides the direction of a step nearly alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,6 +33,57 @@ def lce(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torc
     return masked_mean(torch.logaddexp(student, negatives) - student, relevant)
 
 
+def listnet(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """ListNet (Cao et al. 2007): cross-entropy of the top-one probabilities, softmax(labels), with
+    the student's, softmax(scores).
+
+    On labels, as in the paper. On a teacher's scores it would be `listwise_kl` at temperature 1
+    plus the entropy of the teacher's distribution, a constant: the same gradient. Unlike `lce` it
+    tells grades apart, and its target is soft: of one relevant passage (grade 1) among 8, 0.28.
+    """
+    lowest = torch.finfo(student.dtype).min
+    target = labels.to(student.dtype).masked_fill(~mask, lowest)
+    log_q = student.masked_fill(~mask, lowest).log_softmax(1)
+    cross = torch.where(mask, -target.softmax(1) * log_q, torch.zeros_like(log_q)).sum(1)
+    highest = target.amax(1)
+    differ = ((labels.to(student.dtype) < highest.unsqueeze(1)) & mask).any(1)
+    return torch.where(differ, cross, torch.zeros_like(cross))
+
+
+def lambdaloss(
+    student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, mu: float = 10.0
+) -> torch.Tensor:
+    """NDCG-Loss2++ of the LambdaLoss framework (Wang et al. 2018), a bound on 1 - nDCG.
+
+    The sum of (rho + mu delta) |G_i - G_j| log2(1 + exp(s_j - s_i)) over all pairs in which i has
+    the higher label. G = (2^label - 1) / (the group's best DCG); with the ranks r that the student
+    gives now and D(r) = log2(1 + r), rho = |1/D(r_i) - 1/D(r_j)| (LambdaRank's weight) and
+    delta = 1/D(|r_i - r_j|) - 1/D(|r_i - r_j| + 1).
+
+    The gains are of labels, since a grade has a zero and a unit and a teacher's logit has neither;
+    the teacher's order of pairs is `ranknet`'s. It can stand among soft losses too.
+    """
+    size = student.shape[1]
+    gains = torch.where(mask, 2 ** labels.to(student.dtype).clamp(min=0) - 1, 0)
+    places = torch.arange(1, size + 1, device=student.device, dtype=student.dtype)
+    inverse = 1 / torch.log2(1 + places)  # 1/D of the ranks 1 to G
+    best = (gains.sort(1, descending=True).values * inverse).sum(1, keepdim=True)
+    gains = gains / torch.where(best > 0, best, 1)
+    lowest = torch.finfo(student.dtype).min
+    order = student.detach().masked_fill(~mask, lowest).argsort(dim=1, descending=True, stable=True)
+    ranks = order.argsort(1)
+    discounts = inverse[ranks]
+    rho = (discounts.unsqueeze(2) - discounts.unsqueeze(1)).abs()
+    apart = (ranks.unsqueeze(2) - ranks.unsqueeze(1)).abs()
+    steps = inverse - 1 / torch.log2(2 + places)  # delta of ranks 1 to G apart
+    delta = steps[(apart - 1).clamp(min=0)]
+    above = gains.unsqueeze(2) - gains.unsqueeze(1)
+    pairs = (above > 0) & mask.unsqueeze(2) & mask.unsqueeze(1)
+    bits = F.softplus(student.unsqueeze(1) - student.unsqueeze(2)) / math.log(2)
+    weighted = (rho + mu * delta) * above * bits
+    return torch.where(pairs, weighted, torch.zeros_like(weighted)).flatten(1).sum(1)
+
+
 def bce(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of every passage with its label."""
     target = (labels > 0).to(student.dtype)
@@ -36,11 +95,21 @@ def pointwise_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tens
     return masked_mean((student - teacher) ** 2, mask)
 
 
+def pointwise_bce(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Binary cross-entropy of every passage with the teacher's probability sigmoid(t / T), times
+    T^2 as in `listwise_kl`. A student equal to its teacher has the teacher's entropy, not 0."""
+    target = torch.sigmoid(teacher / temperature)
+    values = F.binary_cross_entropy_with_logits(student / temperature, target, reduction="none")
+    return masked_mean(values, mask) * temperature**2
+
+
 def margin_mse(
     student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """MarginMSE (arXiv 2010.02666): squared difference of the two models' margins, over all
-    pairs of a relevant passage and a negative."""
+    pairs of a relevant passage and a negative. In squared logits: see the top of this module."""
     relevant = (labels > 0) & mask
     negative = (labels <= 0) & mask
     difference = student - teacher
@@ -68,9 +137,12 @@ def ranknet(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) ->
 RANKING_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "lce": lambda s, t, y, m, temperature: lce(s, y, m),
     "bce": lambda s, t, y, m, temperature: bce(s, y, m),
+    "listnet": lambda s, t, y, m, temperature: listnet(s, y, m),
+    "lambdaloss": lambda s, t, y, m, temperature: lambdaloss(s, y, m),
     "pointwise_mse": lambda s, t, y, m, temperature: pointwise_mse(s, t, m),
+    "pointwise_bce": lambda s, t, y, m, temperature: pointwise_bce(s, t, m, temperature),
     "margin_mse": lambda s, t, y, m, temperature: margin_mse(s, t, y, m),
     "listwise_kl": lambda s, t, y, m, temperature: listwise_kl(s, t, m, temperature),
     "ranknet": lambda s, t, y, m, temperature: ranknet(s, t, m),
 }
-NEEDS_TEACHER = {"pointwise_mse", "margin_mse", "listwise_kl", "ranknet"}
+NEEDS_TEACHER = {"pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet"}

@@ -22,8 +22,12 @@ class Capture:
     the first. qkv: [L] triples (q, k, v), each [B, T, H] before the split into heads. scores:
     [L] tensors [B, heads, T, T], q k^T / sqrt(d) before mask and softmax. They stay after the
     context ends; a second forward inside it replaces them. What was not asked for is empty.
+    windows: [L], how many places apart two tokens may be to see each other; None: any.
 
-    For models built of BERT's or DistilBERT's layers (RoBERTa, ELECTRA, ...).
+    For models built of BERT's or DistilBERT's layers (RoBERTa, ELECTRA, ...), and ModernBERT.
+    Of ModernBERT hidden is the stream between layers, without the final norm; q and k are those
+    before the rotation by position, scores those after it. A local layer's scores are captured
+    for all pairs of tokens, also those that its window shuts out.
     """
 
     def __init__(
@@ -40,12 +44,15 @@ class Capture:
         self._heads: int = model.config.num_attention_heads
         self._layers = encoder_layers(model)
         self._wanted = {"hidden": hidden, "embedding": embedding, "qkv": qkv or scores}
+        self.windows = [_window(model, layer) for layer in self._layers]
         self._parts: list[torch.Tensor] = []
+        self._turns: list[tuple[torch.Tensor, torch.Tensor]] = []  # ModernBERT's (cos, sin)
         self._handles: list[Any] = []
 
     @property
     def scores(self) -> list[torch.Tensor]:
-        return [self._scores(q, k) for q, k, _ in self.qkv]
+        turns = self._turns or [None] * len(self.qkv)
+        return [self._scores(q, k, turn) for (q, k, _), turn in zip(self.qkv, turns, strict=True)]
 
     def __enter__(self) -> Capture:
         first = self._layers[0]
@@ -53,7 +60,12 @@ class Capture:
         for layer in self._layers:
             if self._wanted["hidden"]:
                 self._handles.append(layer.register_forward_hook(self._on_output))
-            if self._wanted["qkv"]:
+            if self._wanted["qkv"] and _is_fused(layer):
+                linear, attention = layer.attn.Wqkv, layer.attn
+                self._handles.append(linear.register_forward_hook(self._on_fused))
+                hook = attention.register_forward_pre_hook(self._on_turn, with_kwargs=True)
+                self._handles.append(hook)
+            elif self._wanted["qkv"]:
                 for linear in qkv_linears(layer):
                     self._handles.append(linear.register_forward_hook(self._on_part))
         return self
@@ -69,7 +81,7 @@ class Capture:
         self._handles.clear()
 
     def _on_input(self, layer: nn.Module, args: tuple) -> None:
-        self.hidden, self.qkv, self._parts = [], [], []
+        self.hidden, self.qkv, self._parts, self._turns = [], [], [], []
         if self._wanted["embedding"]:
             self.embedding = args[0]
 
@@ -82,20 +94,34 @@ class Capture:
             self.qkv.append(tuple(self._parts))
             self._parts = []
 
-    def _scores(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    def _on_fused(self, linear: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        self.qkv.append(output.chunk(3, dim=-1))
+
+    def _on_turn(self, attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._turns.append(kwargs["position_embeddings"])
+
+    def _scores(
+        self, q: torch.Tensor, k: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
         q, k = (x.unflatten(-1, (self._heads, -1)).transpose(1, 2) for x in (q, k))
+        if turn is not None:
+            q, k = _turned(q, *turn), _turned(k, *turn)
         return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:
     """The transformer layers of a BERT-like model, the first below first."""
     body = getattr(model, "base_model", model)
+    layers = getattr(body, "layers", None)
+    if layers and _is_fused(layers[0]):
+        return layers
     stack = getattr(body, "encoder", None) or getattr(body, "transformer", None)
     layers = getattr(stack, "layer", None)
     if not layers or not hasattr(layers[0], "attention"):
         raise KdscaleError(
             f"{type(model).__name__}: its layers are not like BERT's, so language-model "
-            "distillation cannot read them; use a BERT, RoBERTa, ELECTRA or DistilBERT model"
+            "distillation cannot read them; use a BERT, RoBERTa, ELECTRA, DistilBERT or "
+            "ModernBERT model"
         )
     return layers
 
@@ -106,3 +132,19 @@ def qkv_linears(layer: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     if hasattr(attention, "q_lin"):  # DistilBERT
         return attention.q_lin, attention.k_lin, attention.v_lin
     return attention.query, attention.key, attention.value
+
+
+def _is_fused(layer: nn.Module) -> bool:
+    """ModernBERT's layers make queries, keys and values with one matrix."""
+    return hasattr(getattr(layer, "attn", None), "Wqkv")
+
+
+def _window(model: nn.Module, layer: nn.Module) -> int | None:
+    local = getattr(layer, "attention_type", None) == "sliding_attention"
+    return model.config.sliding_window if local else None
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding (arXiv 2104.09864). x: [B, heads, T, d]; cos, sin: [1, T, d]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)

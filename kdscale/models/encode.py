@@ -109,36 +109,43 @@ class PairEncoder:
         """Tokens of a pair of texts of so many tokens, special tokens included, after cutting."""
         return self.max_length - self.budget + min(q_len + p_len, self.budget)
 
-    def assemble(self, q_ids: np.ndarray, p_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pair's ids and token types, [length] int32 each.
-
-        Equal to `tokenizer(query, passage, truncation=True, max_length=max_length)`.
-        """
-        q_keep, p_keep = self._keep(len(q_ids), len(p_ids))
-        before, between, after = self._special_ids
-        ids = np.concatenate([before, q_ids[:q_keep], between, p_ids[:p_keep], after])
-        t_before, t_between, t_after = self._special_types
-        q_types = np.full(q_keep, self._q_type, dtype=np.int32)
-        p_types = np.full(p_keep, self._p_type, dtype=np.int32)
-        types = np.concatenate([t_before, q_types, t_between, p_types, t_after])
-        return ids.astype(np.int32, copy=False), types
-
     def collate(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
         """A padded batch: input_ids, attention_mask and, where the model has them,
-        token_type_ids, each [B, L] int64."""
-        rows = [self.assemble(q, p) for q, p in pairs]
-        shape = (len(rows), max(len(ids) for ids, _ in rows))
-        input_ids = np.full(shape, self.pad_id, dtype=np.int64)
-        types = np.full(shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        for i, (ids, row_types) in enumerate(rows):
-            input_ids[i, : len(ids)] = ids
-            types[i, : len(ids)] = row_types
-            mask[i, : len(ids)] = 1
-        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}
+        token_type_ids, each [B, L] int64.
+
+        Equal to `tokenizer(queries, passages, truncation=True, max_length=max_length,
+        padding=True)`.
+        """
+        q_lens, p_lens = np.array([(len(q), len(p)) for q, p in pairs], dtype=np.int64).T
+        q_keep, p_keep = self._keep(q_lens, p_lens)
+        before, between, after = self._special_ids
+        # All tokens in one row, pair by pair, which the mask then deals out to the rows.
+        flat = []
+        kept = zip(pairs, q_keep.tolist(), p_keep.tolist(), strict=True)
+        for (q_ids, p_ids), q_len, p_len in kept:
+            flat += (before, q_ids[:q_len], between, p_ids[:p_len], after)
+        lengths = self.max_length - self.budget + q_keep + p_keep
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        input_ids[mask] = np.concatenate(flat)
+        batch = {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
         if self.uses_types:
+            types = np.full(mask.shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
+            types[mask] = self._flat_types(q_keep, p_keep)
             batch["token_type_ids"] = torch.from_numpy(types)
         return batch
+
+    def _flat_types(self, q_keep: np.ndarray, p_keep: np.ndarray) -> np.ndarray:
+        """The token types of pairs of so many tokens, one pair after the other."""
+        before, between, after = self._special_types
+        one = np.concatenate([before, [self._q_type], between, [self._p_type], after])
+        counts = np.ones((len(q_keep), len(one)), dtype=np.int64)
+        counts[:, len(before)] = q_keep
+        counts[:, len(before) + 1 + len(between)] = p_keep
+        return np.repeat(np.tile(one, len(q_keep)), counts.ravel())
 
     def _encode(self, *texts: str | list[str], **options: Any) -> Any:
         try:
@@ -149,17 +156,20 @@ class PairEncoder:
                 "of a BERT-like model"
             ) from None
 
-    def _keep(self, q_len: int, p_len: int) -> tuple[int, int]:
+    def _keep(self, q_lens: np.ndarray, p_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many tokens of each text stay: `longest_first` as the tokenizers library does it.
 
         The shorter text stays whole while it leaves the longer one at least its own length;
         else each gets half, and the longer one (of equals the passage) the odd token.
+        q_lens, p_lens: [B]
         """
-        if q_len + p_len <= self.budget:
-            return q_len, p_len
-        short = min(q_len, p_len, self.budget // 2)
+        short = np.minimum(np.minimum(q_lens, p_lens), self.budget // 2)
         long = self.budget - short
-        return (long, short) if q_len > p_len else (short, long)
+        cut, q_longer = q_lens + p_lens > self.budget, q_lens > p_lens
+        return (
+            np.where(cut, np.where(q_longer, long, short), q_lens),
+            np.where(cut, np.where(q_longer, short, long), p_lens),
+        )
 
 
 def _span(owners: list[int | None], text: int) -> tuple[int, int]:

@@ -211,6 +211,8 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
+        elif hasattr(module, "attention_dropout"):  # ModernBERT's is a number
+            module.attention_dropout = dropout
 
 
 def max_positions(config: Any) -> int:

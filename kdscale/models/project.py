@@ -95,7 +95,7 @@ def project_layers(
 
 def check_like_bert(teacher: PreTrainedModel) -> None:
     """Raise KdscaleError for a teacher that cannot be projected."""
-    table = teacher.embeddings.word_embeddings
+    table = teacher.get_input_embeddings()
     layer = encoder_layers(teacher)[0]
     if not hasattr(layer, "intermediate") or table.embedding_dim != teacher.config.hidden_size:
         raise KdscaleError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdscale.config import Shape
 from kdscale.errors import KdscaleError
 
@@ -45,4 +47,18 @@ def check_teacher(shape: Shape, model_type: str) -> None:
         raise KdscaleError(
             f"student {shape.name}: embedding {shape.embedding} needs a BERT or ELECTRA teacher, "
             f"not a {model_type}; leave `embedding` out, or set another teacher.model"
+        )
+
+
+def check_layer_map(numbers: Sequence[int], layers: int, teacher_layers: int | None = None) -> None:
+    """Raise KdscaleError unless there is a teacher layer (1-based) for each of `layers` layers.
+
+    teacher_layers: how many there are; None where the teacher is not read yet.
+    """
+    highest = max(numbers, default=0)
+    if len(numbers) != layers or min(numbers) < 1 or highest > (teacher_layers or highest):
+        raise KdscaleError(
+            f"lm.layer_map: {list(numbers)} does not name one teacher layer, from 1 to "
+            f"{teacher_layers or 'the last'}, for each of the student's {layers} layers; leave it "
+            "out to spread them evenly"
         )

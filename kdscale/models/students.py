@@ -19,7 +19,7 @@ from kdscale.models.project import (
     project_embeddings,
     project_layers,
 )
-from kdscale.models.shapes import check_shape, check_teacher, is_factorised
+from kdscale.models.shapes import check_layer_map, check_shape, check_teacher, is_factorised
 
 
 def build_student(
@@ -44,10 +44,10 @@ def build_student(
     """
     check_shape(shape)
     check_teacher(shape, teacher.config.model_type)
+    numbers = map_layers(layer_map, shape.layers, teacher.config.num_hidden_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _new_encoder(shape, teacher)
-    numbers = layer_map or spread_layers(shape.layers, teacher.config.num_hidden_layers)
+        student = _new_encoder(shape, teacher, numbers)
     if blocks is None and (init == "svd" or (init == "layers" and is_factorised(shape))):
         raise ValueError("this student's beginning needs blocks of text")
     if init == "layers":
@@ -65,12 +65,25 @@ def build_student(
     return student.float().train()
 
 
+def map_layers(
+    layer_map: Sequence[int] | None, student_layers: int, teacher_layers: int
+) -> list[int]:
+    """The teacher layer (1-based) for each student layer: as given, or spread evenly.
+
+    Raises KdscaleError for a map that does not fit.
+    """
+    if layer_map is None:
+        return spread_layers(student_layers, teacher_layers)
+    check_layer_map(layer_map, student_layers, teacher_layers)
+    return list(layer_map)
+
+
 def spread_layers(student_layers: int, teacher_layers: int) -> list[int]:
     """The teacher layer (1-based) for each student layer: evenly spread, ending with the last."""
     return [-(-i * teacher_layers // student_layers) for i in range(1, student_layers + 1)]
 
 
-def _new_encoder(shape: Shape, teacher: PreTrainedModel) -> PreTrainedModel:
+def _new_encoder(shape: Shape, teacher: PreTrainedModel, numbers: Sequence[int]) -> PreTrainedModel:
     if is_factorised(shape) and teacher.config.model_type == "bert":
         cls, config = electra_of(teacher)
     else:
@@ -81,6 +94,13 @@ def _new_encoder(shape: Shape, teacher: PreTrainedModel) -> PreTrainedModel:
     setattr(config, _intermediate_name(config), shape.intermediate)
     if hasattr(config, "embedding_size"):  # ELECTRA's embeddings can have a width of their own
         config.embedding_size = shape.embedding or shape.hidden
+    if getattr(config, "layer_types", None):  # ModernBERT: some layers see a window only
+        config.layer_types = [teacher.config.layer_types[n - 1] for n in numbers]
+        if shape.hidden // shape.heads % 2:
+            raise KdscaleError(
+                f"student {shape.name}: a {config.model_type} rotates its heads in pairs of "
+                f"dimensions, and {shape.hidden // shape.heads} is odd; set another hidden or heads"
+            )
     options = {}
     if cls is type(teacher) and hasattr(teacher, "pooler"):
         # None where the teacher was built without one; ELECTRA has one only in a ranker's head.
@@ -98,6 +118,14 @@ def _copy_layers(
                 f"lm.init layers: the student's {name} is {getattr(ours, name)}, the teacher's "
                 f"{getattr(theirs, name)}; give the student the teacher's, or use init svd"
             )
+    if hasattr(student, "final_norm"):  # ModernBERT
+        if numbers[0] != 1:
+            raise KdscaleError(
+                "lm.init layers: a ModernBERT's first layer alone begins without a norm, so it "
+                f"cannot come from layer {numbers[0]}; let lm.layer_map begin with 1, or use init "
+                "random"
+            )
+        student.final_norm.load_state_dict(teacher.final_norm.state_dict())
     sources = encoder_layers(teacher)
     for layer, number in zip(encoder_layers(student), numbers, strict=True):
         layer.load_state_dict(sources[number - 1].state_dict())

@@ -5,8 +5,11 @@ Matplotlib draws in placeholder colours; `_to_svg` replaces each by `var(--name)
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -38,6 +41,7 @@ PLACEHOLDERS = {
 # A second sign beside the colour, for whoever cannot tell the colours apart.
 MARKERS = dict(zip(STRATEGIES, ("s", "o", "^", "D"), strict=True))
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as DASHES in the figures
 MAX_POINTS = 240  # of a line: more cannot be seen, and would make the page heavy
 
 _STYLE = {
@@ -60,6 +64,16 @@ _STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel: x and y [points], a CSS variable, the index of a dash."""
+
+    x: np.ndarray
+    y: np.ndarray
+    color: str
+    dash: int
 
 
 def color_of(system: str, strategy: str | None = None) -> str:
@@ -130,6 +144,35 @@ def curve_panel(lines: list[tuple[Curve, str, int]], name: str) -> str:
         return _to_svg(figure, name)
 
 
+def progress_panel(
+    lines: list[Line], name: str, x_label: str, y_label: str, levels: Mapping[str, float]
+) -> str:
+    """How something went on; `levels` (system -> y) are drawn across, for comparison."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(3.6, 2.5), layout="constrained")
+        for system, y in levels.items():
+            color = PLACEHOLDERS[color_of(system)]
+            axes.axhline(y, color=color, linewidth=1.2, linestyle=(0, (2, 2)))
+            _label_line(axes, y, f"{_title({'system': system})} {y:.3f}")
+        for line in lines:
+            x, y = _thinned(line.x, line.y)
+            color, dash = PLACEHOLDERS[line.color], DASHES[line.dash]
+            axes.plot(x, y, color=color, linewidth=1.6, linestyle=dash, marker=".", markersize=4)
+        if min(line.y.min() for line in lines) < 0:
+            axes.axhline(0, color=PLACEHOLDERS["ink"], linewidth=0.8)
+        later = np.concatenate([line.x for line in lines])
+        later = later[later > 0]
+        if len(later) and later.max() > 30 * later.min():
+            axes.set_xscale("log", nonpositive="mask")  # without the start
+            x_label += ", log scale"
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _to_svg(figure, name)
+
+
 def delta_panel(paired: Paired, limit: float, name: str, primary: str) -> str:
     """The differences of one student, sorted, a query a place; `limit` is half the y range."""
     ordered = np.sort(paired.delta)[::-1]
@@ -155,6 +198,31 @@ def delta_panel(paired: Paired, limit: float, name: str, primary: str) -> str:
         return _to_svg(figure, name)
 
 
+def depth_lines(
+    lines: list[tuple[str, list[int], list[float], dict[str, Any]]],
+    width: float,
+    height: float,
+    name: str,
+) -> str:
+    """A measure against the reranking depth, a line a system: (label of y, depths, values, its
+    system, color and dash)."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        for label, depths, values, line in lines:
+            marker = MARKERS.get(line["system"]["strategy"], "*")
+            axes.plot(
+                depths, values, marker, color=PLACEHOLDERS[line["color"]], markersize=6,
+                linestyle=DASHES[line["dash"]], linewidth=1.6, zorder=3,
+            )  # fmt: skip
+            axes.set_ylabel(label)
+        axes.set_xscale("log")
+        axes.set_xticks(depths, labels=[f"{depth:,}" for depth in depths])
+        axes.minorticks_off()
+        axes.margins(y=0.12)
+        axes.set_xlabel("candidates reranked, log scale")
+        return _to_svg(figure, name)
+
+
 def tradeoff_label(evidence: Evidence) -> str:
     """What the first figure shows, for a screen reader."""
     split, primary = evidence.split, evidence.config.evaluate.primary
@@ -167,6 +235,12 @@ def tradeoff_label(evidence: Evidence) -> str:
         f"Scatter plot of {primary} on {split} against reranking time, compared with "
         f"{baseline_of(evidence.config)}. " + "; ".join(parts)
     )
+
+
+def slug(text: str) -> str:
+    """An HTML id of plain characters; a hash keeps two texts of like letters apart."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _latency(system: dict[str, Any]) -> float | None:

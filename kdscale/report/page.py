@@ -15,9 +15,13 @@ import kdscale
 from kdscale.config import STRATEGIES
 from kdscale.configload import to_dict
 from kdscale.report import figures
+from kdscale.report.convergence import convergence
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
 from kdscale.report.examples import collect_examples
+from kdscale.report.kinds import kinds_view
 from kdscale.report.lineage import build_tree, to_yaml
+from kdscale.report.rankings import rankings_view
+from kdscale.report.robustness import depths_view, transfer_view
 from kdscale.report.verdict import Verdict, signed
 
 STRATEGY_WORDS = {
@@ -30,7 +34,6 @@ SYSTEM_WORDS = {
     "bm25": "the candidates as they come",
     "ensemble": "the mean of the teachers' scores, each on one scale",
 }
-SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as figures.DASHES in the panels
 
 
 def render_page(evidence: Evidence, verdict: Verdict) -> str:
@@ -54,7 +57,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         seconds=_seconds,
         bytes=_bytes,
     )
-    script = _asset("page.js")
+    script = _asset("page.js") + _asset("rankings.js")
     return environment.get_template("page.html").render(
         title=evidence.config.report.title,
         name=evidence.config.name,
@@ -66,7 +69,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         evidence=evidence,
         evaluate=evidence.config.evaluate,
         example_count=evidence.config.report.examples,
-        splits=list(evidence.systems[0]["measures"]),
+        splits=[s for s in evidence.systems[0]["measures"] if s in evidence.config.evaluate.splits],
         measures=_measures(evidence),
         baseline=baseline_of(evidence.config),
         base=evidence.system(evidence.config.evaluate.baseline),
@@ -76,7 +79,12 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         words_of=SYSTEM_WORDS,
         strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
         tradeoff=_tradeoff(evidence),
+        depths=depths_view(evidence, verdict),
+        transfers=transfer_view(evidence),
+        kinds=kinds_view(evidence, verdict),
+        rankings=rankings_view(evidence, verdict),
         curves=_curve_groups(evidence),
+        convergence=convergence(evidence),
         deltas=_deltas(evidence),
         examples=collect_examples(evidence),
         config_yaml=to_yaml(to_dict(evidence.config)),
@@ -130,7 +138,7 @@ def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
             title, color, dash = f"Student rankers, {shape}", name, STRATEGIES.index(name)
         else:
             title, name, color = "Teacher ranker", curve.run, "teacher"
-            dash = (int(rest or 1) - 1) % len(SVG_DASHES)
+            dash = (int(rest or 1) - 1) % len(figures.SVG_DASHES)
         groups.setdefault(title, {}).setdefault(curve.term, []).append((curve, color, dash, name))
     return [
         {"title": title, "panels": [_curve_panel(title, t, lines) for t, lines in terms.items()]}
@@ -140,13 +148,13 @@ def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _curve_panel(title: str, term: str, lines: list[tuple[Curve, str, int, str]]) -> dict[str, Any]:
     said = [f"{name} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c, _, _, name in lines]
-    slug = _slug(f"curve-{title}-{term}")
+    slug = figures.slug(f"curve-{title}-{term}")
     return {
         "term": term,
         "svg": Markup(figures.curve_panel([line[:3] for line in lines], slug)),
         "label": f"{title}, loss term {term} over the training steps: {'; '.join(said)}.",
         "lines": [
-            {"name": name, "color": color, "dash": SVG_DASHES[dash], "last": c.values[-1]}
+            {"name": name, "color": color, "dash": figures.SVG_DASHES[dash], "last": c.values[-1]}
             for c, color, dash, name in lines
         ],
     }
@@ -161,7 +169,7 @@ def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
     panels = []
     for system in students:
         name, test = system["system"], evidence.test(system)
-        slug = _slug(f"delta-{name}")
+        slug = figures.slug(f"delta-{name}")
         panels.append(
             {
                 "name": name,
@@ -182,12 +190,6 @@ def _role_words(role: str) -> str:
     kind, _, rest = role.partition(":")
     words = {"lm": "language model"}.get(kind, kind)
     return f"{words} {rest.replace(':', '/', 1)}".rstrip()
-
-
-def _slug(text: str) -> str:
-    """An HTML id of plain characters; a hash keeps two texts of like letters apart."""
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _seconds(value: float) -> str:

@@ -14,6 +14,7 @@ from kdscale.report.verdict import pick
 
 WIDTH = 100
 MARK = "*"
+NONINFERIOR = "≈"
 
 
 def results_table(systems: list[dict[str, Any]], primary: str, baseline: str) -> RenderableType:
@@ -75,7 +76,7 @@ def _columns(
         measure(primary),
     ]
     after = [
-        column("Δ", of_test("delta"), "{:+.3f}".format),
+        ("Δ", _differences(systems, split, primary)),
         column("p", of_test("p_holm"), lambda p: "<.001" if p < 0.001 else f"{p:.3f}"),
         column("ms", _median_ms, lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.1f}"),
         column("faster", lambda s: s["speedup"], "{:.1f}x".format),
@@ -85,6 +86,16 @@ def _columns(
     while others and _width(names, before + others + after) > WIDTH:
         others.pop()
     return before + others + after
+
+
+def _differences(systems: list[dict[str, Any]], split: str, primary: str) -> list[str]:
+    """Each system's Δ; behind it the sign of those shown not to be worse, where any is."""
+    tests = [test_of(s, split, primary) for s in systems]
+    signs = [NONINFERIOR if t and t.get("noninferior") else " " for t in tests]
+    if not any(sign.strip() for sign in signs):
+        signs = [""] * len(systems)
+    cells = [f"{t['delta']:+.3f}" if t else "-" for t in tests]
+    return [cell + sign for cell, sign in zip(cells, signs, strict=True)]
 
 
 def _width(names: int, columns: list[tuple[str, list[str]]]) -> int:
@@ -102,6 +113,11 @@ def _caption(
     latency = next((s["latency"] for s in systems if s["latency"]), None)
     n = next((t["n"] for s in systems if (t := test_of(s, split, primary))), 0)
     lines = [f"Δ and p: {primary} against {baseline}, {n:,} queries, paired t-test, Holm"]
+    margin = next((t["margin"] for s in systems if (t := test_of(s, split, primary))), None)
+    if any((test_of(s, split, primary) or {}).get("noninferior") for s in systems):
+        lines.append(f"{NONINFERIOR} not measurably worse: loses less than {margin:g}, one-sided")
+    elif margin is not None:
+        lines.append(f"of no system was it shown that it loses less than {margin:g} (one-sided)")
     if latency:
         threads = f"{latency['threads']} thread" + ("s" if latency["threads"] != 1 else "")
         lines.append(
@@ -110,7 +126,8 @@ def _caption(
         )
     lines.append(
         {
-            "level": f"{MARK} take this one: not significantly worse than {baseline}",
+            "noninferior": f"{MARK} take this one: not measurably worse than {baseline}",
+            "level": f"{MARK} take this one: no difference from {baseline} was shown",
             "worse": f"{MARK} the best student; every student is significantly worse",
             "useless": "no student beats BM25",
             "none": "no students",

@@ -13,7 +13,8 @@ from kdscale.report.evidence import FIRST_STAGE, TEACHER, Evidence, baseline_of,
 class Verdict:
     """The student to take, if any is worth it, and the paragraph that says why.
 
-    standing: "level" (not significantly worse than the baseline), "worse" (every student is),
+    standing: "noninferior" (shown to lose less than the margin), "level" (no difference from the
+    baseline was shown, nor that there is none), "worse" (every student is significantly worse),
     "useless" (none beats BM25) or "none" (there are no students)
     """
 
@@ -27,10 +28,10 @@ def pick(
 ) -> tuple[dict[str, Any] | None, str]:
     """The student to take and its standing, from the rows of systems.json.
 
-    Only a student above BM25 is worth taking. Of those that are not significantly worse than the
-    baseline it is the best one of the cheapest shape; without such, the best of all. Latencies
-    of one shape differ by noise alone, so the arithmetic of a pair, not the clock, says which
-    shape is cheapest.
+    Only a student above BM25 is worth taking. Of those shown not to be worse than the baseline by
+    the margin it is the best one of the cheapest shape; without such, the same of those that are
+    not significantly worse; without these, the best of all. Latencies of one shape differ by
+    noise alone, so the arithmetic of a pair, not the clock, says which shape is cheapest.
     """
 
     def quality(system: dict[str, Any]) -> float:
@@ -43,11 +44,14 @@ def pick(
     useful = [s for s in students if quality(s) > floor]
     if not useful:
         return max(students, key=quality), "useless"
-    level = [s for s in useful if not _worse(s, split, primary)]
-    if not level:
-        return max(useful, key=quality), "worse"
-    cheapest = min(s["flops_per_pair"] for s in level)
-    return max((s for s in level if s["flops_per_pair"] == cheapest), key=quality), "level"
+    for standing, able in (
+        ("noninferior", [s for s in useful if test_of(s, split, primary).get("noninferior")]),
+        ("level", [s for s in useful if not _worse(s, split, primary)]),
+    ):
+        if able:
+            cheapest = min(s["flops_per_pair"] for s in able)
+            return max((s for s in able if s["flops_per_pair"] == cheapest), key=quality), standing
+    return max(useful, key=quality), "worse"
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -60,11 +64,11 @@ def judge(evidence: Evidence) -> Verdict:
     baseline = baseline_of(evidence.config)
     test = evidence.test(system)
     sentences = [
-        _opening(system, standing),
+        _opening(system, standing, baseline),
         f"On the {test['n']:,} queries of {split} it reaches {evidence.value(system):.3f} "
         f"{primary} where {baseline} reaches {evidence.value(base):.3f}"
         f"{_speed(system, evidence.system(TEACHER))}.",
-        _certainty(test, baseline),
+        _certainty(test, standing, primary, baseline),
     ]
     first = evidence.system(FIRST_STAGE)
     if first is not None and standing == "useless":
@@ -82,10 +86,12 @@ def _worse(system: dict[str, Any], split: str, primary: str) -> bool:
     return test["significant"] and test["delta"] < 0
 
 
-def _opening(system: dict[str, Any], standing: str) -> str:
+def _opening(system: dict[str, Any], standing: str, baseline: str) -> str:
     name = system["system"]
     return {
-        "level": f"Take {name}.",
+        "noninferior": f"Take {name}: it is not measurably worse than {baseline}.",
+        "level": f"Take {name}, with a doubt: no difference from {baseline} was shown, "
+        "and that it is not worse was not shown either.",
         "worse": f"If you can pay for speed with quality, take {name}: "
         "every student is measurably worse, this one the least.",
         "useless": f"None of the students is worth taking yet; the best is {name}.",
@@ -102,7 +108,7 @@ def _speed(system: dict[str, Any], teacher: dict[str, Any]) -> str:
     )
 
 
-def _certainty(test: dict[str, Any], baseline: str) -> str:
+def _certainty(test: dict[str, Any], standing: str, primary: str, baseline: str) -> str:
     if test["ci"] is None:
         return "With fewer than two queries nothing can be said of significance."
     low, high = test["ci"]
@@ -110,19 +116,25 @@ def _certainty(test: dict[str, Any], baseline: str) -> str:
         f"95 % interval {signed(low)} to {signed(high)}; paired t-test, Holm's correction, "
         f"{p_words(test['p_holm'])}"
     )
-    if test["significant"]:
+    if not test["significant"]:
+        difference = f"The mean difference of {signed(test['delta'])} is not significant ({how})."
+    else:
         side = "below" if test["delta"] < 0 else "above"
-        return (
+        difference = (
             f"It is significantly {side} {baseline}: the mean difference is "
             f"{signed(test['delta'])} ({how})."
         )
-    caution = "the interval leaves no room for a loss."
-    if low < 0:
-        caution = f"from {test['n']:,} queries a true loss of up to {-low:.3f} cannot be ruled out."
-    return (
-        f"The mean difference of {signed(test['delta'])} is not significant ({how}). "
-        f"That does not prove the two equal: {caution}"
-    )
+    loss = f"a loss of {test['margin']:g} {primary} or more"
+    shown = f"one-sided test of non-inferiority, {p_words(test['noninferior_p_holm'])}"
+    if standing == "noninferior":
+        return f"A{loss[1:]} is ruled out ({shown}). {difference}"
+    if standing == "level":
+        return (
+            f"{difference} That does not prove the two equal: {loss} is not ruled out ({shown}), "
+            f"and from {test['n']:,} queries a true loss of up to {max(0.0, -low):.3f} remains "
+            "possible."
+        )
+    return difference
 
 
 def signed(value: float) -> str:

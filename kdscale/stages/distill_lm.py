@@ -21,6 +21,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "init": lm.init,
             "layer_map": lm.layer_map,
             "relation_heads": lm.relation_heads,
+            "head_steps": lm.head_steps,
         },
         train=lm.train,
         losses=lm.losses,

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from kdscale.stages.context import StageContext
@@ -17,14 +18,24 @@ from kdscale.training.launch import TrainingJob, run_job
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """`params`: the shape ("student"), the strategy and its losses."""
-    ranker, teacher = ctx.config.ranker, ctx.config.teacher
+    """`params`: the shape ("student"), the strategy, its losses and the seed.
+
+    Where there are intermediate ones, the teacher is among the inputs.
+    """
+    ranker, teacher, lm = ctx.config.ranker, ctx.config.teacher, ctx.config.lm
     shape, strategy = ctx.params["student"], ctx.params["strategy"]
     if "lm" in ctx.inputs:
         init = {"lm": ctx.inputs["lm"].ref()}
     else:
         init = {"shape": shape, "like": teacher.model, "revision": teacher.revision}
     scores = ctx.inputs.get("scores")
+    intermediate = None
+    if "teacher" in ctx.inputs:
+        intermediate = {
+            "teacher": ctx.inputs["teacher"].ref(),
+            "layer_map": lm.layer_map,
+            "relation_heads": lm.relation_heads,
+        }
     job = TrainingJob(
         task="ranker",
         settings={
@@ -33,12 +44,15 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "scores": scores.ref() if scores else None,
             "group_size": ranker.group_size,
             "max_queries": ranker.max_queries,
+            "easy": True,
             "temperature": ranker.temperature,
+            "intermediate": intermediate,
+            "watch": asdict(ranker.watch) if ranker.watch.every else None,
             "init": init,
         },
         train=ranker.train,
         losses=ctx.params["losses"],
-        seed=ctx.config.seed,
+        seed=ctx.params["seed"],
     )
     title = f"{strategy} {shape['name']}"
     return run_job(job, ctx.workspace, ctx.out, ctx.config.cluster, ctx.reporter, title)

@@ -4,123 +4,116 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from kdscale.config import Evaluate
+from kdscale.config import Config, Evaluate
 from kdscale.data.dataset import Dataset, Tokens, check_split
 from kdscale.data.ensemble import read_scales
 from kdscale.data.runs import read_run, run_tag, write_run
-from kdscale.data.schema import METRICS
+from kdscale.data.schema import DEPTHS, METRICS, QUERY_FEATURES, QUERY_TYPES
 from kdscale.data.shards import write_table
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.collection import Collection
+from kdscale.evaluation.depths import DepthRows
 from kdscale.evaluation.ensemble import ensemble_costs, ensemble_run, ensemble_timings
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
-from kdscale.evaluation.latency import (
-    BATCH_TOKENS,
-    Timings,
-    hardware,
-    measure_latency,
-    speedup,
-)
+from kdscale.evaluation.latency import BATCH_TOKENS, Timings, hardware, measure_latency
 from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.query_types import query_features, query_types
 from kdscale.evaluation.ranking import Scored, count_pairs, score_queries, scoring_device
-from kdscale.evaluation.significance import compare_all
+from kdscale.evaluation.systems import ENSEMBLE, System, system_rows, systems_of
 from kdscale.models.ranker import Scorer, load_ranker
 from kdscale.stages.context import StageContext
 from kdscale.store import Artifact
 
-BM25, TEACHER, ENSEMBLE = "bm25", "teacher", "ensemble"
-
-
-@dataclass(frozen=True)
-class System:
-    """Something that ranks. The artifact of bm25 is the dataset, which has its candidates, that of
-    the ensemble the joined scores, which have its scales.
-
-    tokens: the input that has the texts as the model reads them
-    """
-
-    name: str
-    artifact: Artifact
-    strategy: str | None = None
-    student: str | None = None
-    tokens: str = "tokens"
-
-    @property
-    def is_model(self) -> bool:
-        return self.name not in (BM25, ENSEMBLE)
-
-    @property
-    def is_teacher(self) -> bool:
-        return self.name.split(":")[0] == TEACHER
-
 
 def run(ctx: StageContext) -> dict[str, Any]:
-    """Runs, metrics, tests and latency of bm25, every teacher, their ensemble and every student.
+    """Runs, metrics, tests and latency of bm25, every teacher, their ensemble and every student;
+    what they are worth at smaller depths, on the collections of `transfer`, and for which kinds of
+    queries.
 
     Raises KdscaleError for an unknown measure, split or baseline before anything is scored.
     """
     settings = ctx.config.evaluate
     measures = parse_measures(list(dict.fromkeys([settings.primary, *settings.measures])))
     dataset = Dataset(ctx.inputs["dataset"].path)
-    tokens = {r: Tokens(a.path) for r, a in ctx.inputs.items() if r.split(":")[0] == "tokens"}
-    systems = _systems(ctx.inputs)
+    tokens = {r: Tokens(a.path) for r, a in ctx.inputs.items() if r.partition(":")[0] == "tokens"}
+    systems = systems_of(ctx.inputs)
     _check(settings, systems, dataset)
-    collections = [Collection(dataset, split, settings.depth) for split in settings.splits]
-    # (split, measure) -> system -> [judged queries]
-    values = {(c.split, m): {} for c in collections for m in measures}
+    collections = _collections(ctx.config, ctx.inputs, dataset, tokens)
+    # (name of the collection, measure) -> system -> [judged queries]
+    values = {(c.name, m): {} for c in collections for m in measures}
+    depths = DepthRows(settings.depths, settings.baseline)
     costs = {}
     for system in systems:
-        scorer, own = None, tokens[system.tokens]
+        scorer = None
         if system.is_model:
+            own = tokens[_tokens_role(system)]
             scorer, costs[system.name] = _load(system, own, settings.batch_tokens)
         elif system.name == ENSEMBLE:
             costs[ENSEMBLE] = ensemble_costs([costs[s.name] for s in systems if s.is_teacher])
         for collection in collections:
             if scorer is not None:
-                scored = score_queries(scorer, collection.token_pairs(own))
+                texts = tokens[_tokens_role(system, collection)]
+                scored = score_queries(scorer, collection.token_pairs(texts))
             elif system.name == ENSEMBLE:
-                scored = _of_ensemble(ctx, systems, system, collection)
+                runs = [_run_path(ctx, s, collection) for s in systems if s.is_teacher]
+                scored = ensemble_run(runs, read_scales(system.artifact.path))
             else:
                 scored = collection.found()
             path = _write_run(ctx, system, scored, collection)
             # Measured from the file: what is reported is what anyone can measure again.
             run_of = {qid: [pid for pid, _ in ranking] for qid, ranking in read_run(path)}
-            for measure, of_queries in per_query(measures, collection.qrels, run_of).items():
-                values[collection.split, measure][system.name] = of_queries
+            of_queries = per_query(measures, collection.qrels, run_of)
+            for measure in measures:
+                values[collection.name, measure][system.name] = of_queries[measure]
+            depths.add(system.name, collection, measures, run_of, of_queries)
     write_table(ctx.out / "metrics.parquet", _metrics_table(values, collections), METRICS)
+    write_table(ctx.out / "depths.parquet", depths.table(), DEPTHS)
+    primary = values[collections[0].name, settings.primary]
+    _query_types(ctx, dataset, collections[0], systems, primary)
     timings, circumstances = _latency(ctx, systems, tokens, collections[0])
     _write_json(ctx, "latency.json", circumstances)
-    rows = _system_rows(settings, systems, values, costs, timings, circumstances)
+    rows = system_rows(settings, systems, values, costs, timings, circumstances)
     _write_json(ctx, "systems.json", rows)
     return {
         "systems": len(systems),
-        "queries": {c.split: len(c.qrels) for c in collections},
-        "pairs": {c.split: c.pairs for c in collections},
+        "queries": {c.name: len(c.qrels) for c in collections},
+        "pairs": {c.name: c.pairs for c in collections},
         "primary": settings.primary,
         "means": {row["system"]: row["measures"] for row in rows},
     }
 
 
-def _systems(inputs: dict[str, Artifact]) -> list[System]:
-    """The teachers stand before their ensemble, which is made of their runs."""
-    systems = [System(BM25, inputs["dataset"])]
-    for role, artifact in inputs.items():
-        if role.split(":")[0] == TEACHER:
-            systems.append(System(role, artifact, tokens=role.replace(TEACHER, "tokens")))
-    if ENSEMBLE in inputs:
-        systems.append(System(ENSEMBLE, inputs[ENSEMBLE]))
-    for role, artifact in inputs.items():
-        if role.startswith("student:"):
-            _, strategy, student = role.split(":", 2)
-            systems.append(System(f"{strategy}/{student}", artifact, strategy, student))
-    return systems
+def _tokens_role(system: System, collection: Collection | None = None) -> str:
+    """The input that has a collection's texts as the system reads them; None: the experiment's."""
+    transfer = collection.transfer if collection else None
+    parts = ["tokens", transfer, str(system.reads) if system.reads > 1 else None]
+    return ":".join(part for part in parts if part)
+
+
+def _collections(
+    config: Config, inputs: dict[str, Artifact], dataset: Dataset, tokens: dict[str, Tokens]
+) -> list[Collection]:
+    """The splits of the experiment, the primary one first, and then those of `transfer`."""
+    own = [
+        Collection(dataset, tokens["tokens"], split, config.evaluate.depth)
+        for split in config.evaluate.splits
+    ]
+    return own + [
+        Collection(
+            Dataset(inputs[f"dataset:{name}"].path),
+            tokens[f"tokens:{name}"],
+            transfer.split,
+            transfer.depth,
+            name,
+        )
+        for name, transfer in config.transfer.items()
+    ]
 
 
 def _check(settings: Evaluate, systems: list[System], dataset: Dataset) -> None:
@@ -151,32 +144,25 @@ def _load(system: System, tokens: Tokens, batch_tokens: int) -> tuple[Scorer, di
     return Scorer(model, encoder, batch_tokens, scoring_device()), costs
 
 
-def _of_ensemble(
-    ctx: StageContext, systems: list[System], system: System, collection: Collection
-) -> Iterator[Scored]:
-    runs = [_run_path(ctx, s, collection) for s in systems if s.is_teacher]
-    return ensemble_run(runs, read_scales(system.artifact.path))
-
-
 def _write_run(
     ctx: StageContext, system: System, scored: Iterator[Scored], collection: Collection
 ) -> Path:
-    """Score the candidates of a split and write the system's run."""
+    """Score the candidates of a collection and write the system's run."""
     path = _run_path(ctx, system, collection)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ctx.reporter.task(f"{system.name} on {collection.split}", collection.pairs) as task:
+    with ctx.reporter.task(f"{system.name} on {collection.name}", collection.pairs) as task:
         write_run(path, count_pairs(scored, task), run_tag(system.name))
     return path
 
 
 def _run_path(ctx: StageContext, system: System, collection: Collection) -> Path:
-    return ctx.out / "runs" / collection.split / f"{run_tag(system.name)}.trec"
+    return ctx.out / "runs" / collection.name / f"{run_tag(system.name)}.trec"
 
 
 def _metrics_table(
     values: dict[tuple[str, str], dict[str, np.ndarray]], collections: list[Collection]
 ) -> pa.Table:
-    qids = {c.split: pa.array(c.qrels, pa.string()) for c in collections}
+    qids = {c.name: pa.array(c.qrels, pa.string()) for c in collections}
     tables = [
         pa.table(
             [
@@ -194,6 +180,23 @@ def _metrics_table(
     return pa.concat_tables(tables)
 
 
+def _query_types(
+    ctx: StageContext,
+    dataset: Dataset,
+    collection: Collection,
+    systems: list[System],
+    values: dict[str, np.ndarray],
+) -> None:
+    """Write which kinds of queries the students lose on; values: of the primary measure."""
+    baseline = ctx.config.evaluate.baseline
+    with ctx.reporter.task("kinds of queries") as task:
+        features = query_features(dataset, collection, ctx.config.prepare.min_grade, task)
+    write_table(ctx.out / "query_features.parquet", features, QUERY_FEATURES)
+    compared = {s.name: values[s.name] for s in systems if s.student or s.name == baseline}
+    types = query_types(features, compared, baseline, collection.depth)
+    write_table(ctx.out / "query_types.parquet", types, QUERY_TYPES)
+
+
 def _latency(
     ctx: StageContext,
     systems: list[System],
@@ -204,7 +207,7 @@ def _latency(
     settings = ctx.config.evaluate
     requests = collection.requests(settings.latency_queries)
     rankers = {
-        s.name: (load_ranker(s.artifact.path), tokens[s.tokens].encoder())
+        s.name: (load_ranker(s.artifact.path), tokens[_tokens_role(s)].encoder())
         for s in systems
         if s.is_model
     }
@@ -227,49 +230,6 @@ def _latency(
             for name, of_system in timings.items()
         },
     }
-
-
-def _system_rows(
-    settings: Evaluate,
-    systems: list[System],
-    values: dict[tuple[str, str], dict[str, np.ndarray]],
-    costs: dict[str, dict[str, int]],
-    timings: dict[str, Timings],
-    circumstances: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """The entries of systems.json."""
-    tests = {
-        key: compare_all(of_systems, settings.baseline, settings.alpha)
-        for key, of_systems in values.items()
-    }
-    no_costs = dict.fromkeys(costs[TEACHER])
-    rows = []
-    for system in systems:
-        row: dict[str, Any] = {
-            "system": system.name,
-            "strategy": system.strategy,
-            "student": system.student,
-            **costs.get(system.name, no_costs),
-            "measures": {split: {} for split in settings.splits},
-            "tests": {split: {} for split in settings.splits},
-            "latency": None,
-            "speedup": None,
-            "speedup_forward": None,
-            "artifact": system.artifact.name,
-            "digest": system.artifact.digest,
-        }
-        for (split, measure), of_systems in values.items():
-            row["measures"][split][measure] = float(of_systems[system.name].mean())
-            if system.name != settings.baseline:
-                row["tests"][split][measure] = tests[split, measure][system.name]
-        if system.name in timings:
-            mine, teacher = timings[system.name], timings[TEACHER]
-            shared = {k: circumstances[k] for k in ("candidates", "threads", "queries")}
-            row["latency"] = {**shared, **mine.summary()}
-            row["speedup"] = speedup(teacher.total_ms, mine.total_ms)
-            row["speedup_forward"] = speedup(teacher.forward_ms, mine.forward_ms)
-        rows.append(row)
-    return rows
 
 
 def _write_json(ctx: StageContext, name: str, value: Any) -> None:

@@ -272,7 +272,13 @@ def _pairs(
     given: dict[str, list[str]],
 ) -> pa.Table:
     sampler = PairSampler(
-        pids, seed, prepare.negatives, prepare.skip_top, prepare.max_positives, prepare.min_grade
+        pids,
+        seed,
+        prepare.negatives,
+        prepare.skip_top,
+        prepare.max_positives,
+        prepare.min_grade,
+        prepare.easy_negatives,
     )
     found = candidates_by_query(candidates)
     return pair_table(

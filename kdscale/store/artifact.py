@@ -30,6 +30,11 @@ KINDS = (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DEEPEST = 50  # levels of a manifest's JSON
 
+_IDENTITY = ("schema", "kind", "stage", "config", "inputs", "files")  # what the digest covers
+_TOLD = ("facts", "created", "kdscale")  # what the seal covers
+# seal: missing in what an earlier release wrote; attempt: of a store in a bucket
+_FIELDS = {*_IDENTITY, *_TOLD, "digest", "seal", "attempt"}
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -127,7 +132,7 @@ def build_manifest(
     """`inputs` maps a role to `{"name": "kind/key", "digest": ...}`.
 
     Facts (seconds, host counts) and the time stay out of the digest: a rerun that wrote the
-    same bytes is the same artifact.
+    same bytes is the same artifact. They have a seal of their own, so that damage shows.
     """
     identity = {
         "schema": SCHEMA_VERSION,
@@ -137,24 +142,19 @@ def build_manifest(
         "inputs": inputs,
         "files": files,
     }
-    return {
-        **identity,
-        "digest": sha256_json(identity),
-        "facts": facts,
-        "created": created,
-        "kdscale": version,
-    }
+    # As they will be read back: a key of JSON is text.
+    told = {"facts": json.loads(json.dumps(facts)), "created": created, "kdscale": version}
+    return {**identity, "digest": sha256_json(identity), **told, "seal": sha256_json(told)}
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     """Read and check a manifest. Raises KdscaleError; never trusts a path that it names."""
     try:
         manifest = json.loads(data)
-        identity = {
-            k: manifest[k] for k in ("schema", "kind", "stage", "config", "inputs", "files")
-        }
-        digest = sha256_json(identity)
-        is_whole = digest == manifest["digest"]
+        is_whole = sha256_json({k: manifest[k] for k in _IDENTITY}) == manifest["digest"]
+        is_sealed = "seal" not in manifest or (
+            sha256_json({k: manifest[k] for k in _TOLD}) == manifest["seal"]
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise KdscaleError(
             f"{where} is not a kdscale manifest ({type(error).__name__}); remove that artifact "
@@ -167,6 +167,8 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
             f"{where} has format {manifest['schema']!r}, this kdscale reads {SCHEMA_VERSION}; "
             "use the release that wrote it, or run again into another folder"
         )
+    if not is_sealed or not manifest.keys() <= _FIELDS:
+        raise KdscaleError(f"{where} was changed after it was written; remove it and run again")
     fault = _fault_of_fields(manifest)
     if fault:
         raise KdscaleError(

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdscale.errors import KdscaleError
 from kdscale.store.fetch import FILES_AT_ONCE, Advance, Fetch, in_parallel
 from kdscale.store.filelist import MANIFEST
 from kdscale.store.s3 import Bucket
 from kdscale.store.s3transfers import Transfers
+from kdscale.store.workspace import DamagedError
 
 ATTEMPT = re.compile("[0-9a-f]{32}")
 
@@ -73,13 +73,13 @@ def fetching(bucket: Bucket, base: str, manifest: dict[str, Any]) -> Iterator[Fe
 
 
 def check_attempt(manifest: dict[str, Any], where: str) -> None:
-    """Raise KdscaleError unless a stored manifest says where its files are.
+    """Raise DamagedError unless a stored manifest says where its files are.
 
     The attempt stands outside the manifest's digest: it is where the files are, not what.
     """
     attempt = manifest.get("attempt")
     if not isinstance(attempt, str) or not ATTEMPT.fullmatch(attempt):
-        raise KdscaleError(f"{where} does not say where its files are; remove it and run again")
+        raise DamagedError(f"{where} does not say where its files are; remove it and run again")
 
 
 def stored_attempt(data: bytes) -> Any:

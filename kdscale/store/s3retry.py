@@ -42,7 +42,7 @@ class Patience:
 
 
 PATIENT = Patience(connect_s=5, read_s=20, tries=3, outage_s=60, least=3)
-QUICK = Patience(connect_s=2, read_s=3, tries=2, outage_s=0, least=1)  # for a preflight
+QUICK = Patience(connect_s=2, read_s=3, tries=4, outage_s=0, least=1)  # for a preflight
 
 
 def persist(call: Callable[[], T], patience: Patience) -> T:

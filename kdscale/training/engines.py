@@ -57,7 +57,11 @@ EPS = 1e-6
 
 
 def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW without weight decay on biases and norms (every tensor of one dimension)."""
+    """AdamW without weight decay on biases and norms (every tensor of one dimension).
+
+    Fused: one pass over a parameter and its moments. A small student is nearly all embedding
+    table, and the usual dozen passes over that cost a quarter of its training step.
+    """
     parameters = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         [
@@ -67,6 +71,7 @@ def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
         lr=train.lr,
         betas=BETAS,
         eps=EPS,
+        fused=True,
     )
 
 

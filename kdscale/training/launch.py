@@ -65,6 +65,8 @@ def run_job(
 
             def on_log(row: dict[str, Any]) -> None:
                 note = f"loss {row['loss']:.4f}, {row['tokens_per_s']:,.0f} tokens/s"
+                if row.get("dev") is not None:
+                    note += f", dev {row['dev']:.3f}"
                 bar.update(row["step"], note, total=row["steps"])
 
             train = _train_here if cluster.engine == "torch" else _train_on_ray

@@ -18,7 +18,8 @@ from kdscale.data.batches import BatchOrder, count_micro, rank_share, split_micr
 from kdscale.store import Workspace
 from kdscale.training import checkpoint
 from kdscale.training.engines import Engine
-from kdscale.training.metrics import MetricsLog, batch_digest
+from kdscale.training.metrics import MetricsLog, batch_digest, read_rows
+from kdscale.training.watch import Watcher
 
 
 def _no_notice(engine: Engine) -> bool:
@@ -66,19 +67,29 @@ def train_loop(
     workspace: Workspace,
     log: Path,
     hooks: Hooks,
+    watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Train `module` (batch -> {term: [B] value an item}); the loss is the weighted sum.
 
-    Goes on from the newest sound checkpoint of the workspace. log: where rank 0 keeps its
-    metrics.jsonl. Returns steps, seconds and tokens/s.
+    Goes on from the newest sound checkpoint of the workspace; at the end its own are published.
+    log: where rank 0 keeps its metrics.jsonl; a watcher's files are beside it. Returns steps,
+    seconds and tokens/s, of the training without what a watcher took, and the watcher's facts.
     """
     order = BatchOrder(source.lengths, train.batch_size, seed)
     steps = total_steps(train, order.steps_per_epoch)
     start = checkpoint.resume(workspace, module, engine, log, hooks.say)
+    saver = checkpoint.Saver(workspace)
     writer = MetricsLog(log) if engine.rank == 0 else None
     if start and engine.rank == 0:
         hooks.say(f"going on from the checkpoint of step {start} of {steps}")
     module.train()
+    # Of the processes that this one goes on from.
+    seconds_before = read_rows(log)[-1]["elapsed_s"] if start and engine.rank == 0 else 0.0
+    if watcher is not None:
+        watcher.begin(log.parent, order)
+        if not start:
+            watcher.look(module, engine, 0, 0.0)
+    done = start
     began = logged_at = time.monotonic()
     tokens = tokens_since = 0
     waited = 0.0
@@ -99,10 +110,20 @@ def train_loop(
         norm = engine.step(learning_rate(train, step, steps))
         batches.append(digest)
         done = step + 1
-        due = bool(train.checkpoint_every) and done % train.checkpoint_every == 0
-        due = done < steps and (due or hooks.notice(engine))
+        last = done == steps
+        if watcher is not None and watcher.due(done, steps):
+            elapsed = seconds_before + time.monotonic() - began
+            looked_s = watcher.look(module, engine, done, elapsed)
+            began, logged_at = began + looked_s, logged_at + looked_s
+            if watcher.stopped and not last:
+                last = True
+                if engine.rank == 0:
+                    hooks.say(f"stopped at step {done} of {steps}: {watcher.why()}")
+        due = not last and bool(train.checkpoint_every) and done % train.checkpoint_every == 0
+        noticed = not last and not due and hooks.notice(engine)
+        due = due or noticed
         # A checkpoint closes the row, so that no half-filled one has to travel with it.
-        if done % train.log_every == 0 or done == steps or due:
+        if done % train.log_every == 0 or last or due:
             means = (engine.mean(sums / len(batches))).tolist()
             now = time.monotonic()
             tokens += tokens_since * engine.world
@@ -118,12 +139,12 @@ def train_loop(
                     "grad_norm": norm,
                     "tokens_per_s": tokens_since * engine.world / max(1e-9, now - logged_at),
                     "data_wait_s": waited,
-                    "elapsed_s": now - began,
+                    "elapsed_s": seconds_before + now - began,
                     "time": time.time(),
                     "batches": batches,
                 }
                 writer.write(row)
-                hooks.log(row)
+                hooks.log(row if watcher is None else {**row, "dev": watcher.dev})
             if not np.isfinite(means).all():
                 raise FloatingPointError(f"the loss is not a number at step {done}")
             sums.zero_()
@@ -131,17 +152,25 @@ def train_loop(
             tokens_since = 0
             waited, logged_at = 0.0, now
         if due:
-            checkpoint.save(workspace, done, module, engine, log)
+            saver.save(done, module, engine, log)
+        if noticed:
+            saver.wait()
+        if last:
+            break
+    saver.wait()
     if writer is not None:
         writer.close()
     seconds = time.monotonic() - began
-    return {
-        "steps": steps,
+    facts = {
+        "steps": done,
         "resumed_at": start,
-        "items_seen": steps * order.batch_size,
+        "items_seen": done * order.batch_size,
         "seconds": seconds,
         "tokens_per_s": tokens / max(seconds, 1e-9),
     }
+    if watcher is not None and engine.rank == 0:
+        facts.update(watcher.finish(module), stopped_early=done < steps)
+    return facts
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -1,4 +1,5 @@
-"""The log of a training run: metrics.jsonl while it runs, TensorBoard events made of it after."""
+"""The logs of a training run: metrics.jsonl, and watch.jsonl of one that is watched, while it
+runs; TensorBoard events made of them after."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+METRICS, WATCH = "metrics.jsonl", "watch.jsonl"
 CURVES = ("loss", "lr", "grad_norm", "tokens_per_s")
 
 
@@ -31,14 +33,20 @@ def batch_digest(items: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(items, dtype="<i8").tobytes()).hexdigest()[:8]
 
 
-def write_events(log: Path, directory: Path) -> None:
-    """The rows of metrics.jsonl as TensorBoard events."""
+def write_events(logs: Path, directory: Path) -> None:
+    """The rows of metrics.jsonl, and of watch.jsonl where there is one, as TensorBoard events."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(directory)) as events:
-        for line in log.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in read_rows(logs / METRICS):
             values = {name: row[name] for name in CURVES}
             values.update({f"terms/{name}": value for name, value in row["terms"].items()})
             for name, value in values.items():
                 events.add_scalar(name, value, row["step"], walltime=row["time"])
+        for row in read_rows(logs / WATCH) if (logs / WATCH).is_file() else []:
+            for name in ("dev", "train"):
+                events.add_scalar(f"watch/{name}", row[name], row["step"], walltime=row["time"])
+
+
+def read_rows(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]

@@ -7,89 +7,77 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdscale.losses.lm import PROJECTION_OF, lm_terms
+from kdscale.losses.masked import masked_mean
 from kdscale.losses.ranking import RANKING_LOSSES
-from kdscale.models.capture import Capture
+from kdscale.training.insides import Insides
+from kdscale.training.masked_lm import MaskedLm
 
 
 class RankerTraining(nn.Module):
-    """A ranker trained on query groups (`kdscale.data.groups.GroupSource`)."""
+    """A ranker trained on query groups (`kdscale.data.groups.GroupSource`).
 
-    def __init__(self, ranker: nn.Module, losses: dict[str, float], temperature: float = 1.0):
+    insides: where the losses name intermediate terms, what compares the ranker with its teacher.
+    """
+
+    def __init__(
+        self,
+        ranker: nn.Module,
+        losses: dict[str, float],
+        temperature: float = 1.0,
+        insides: Insides | None = None,
+    ):
         super().__init__()
         self.ranker = ranker
-        self._losses = list(losses)
+        self.insides = insides
+        self._losses = [name for name in losses if name in RANKING_LOSSES]
         self._temperature = temperature
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """{term: [B]}; the terms see scores [B, G] in fp32."""
-        logits = torch.cat([self.ranker(**c).logits.squeeze(-1) for c in batch["chunks"]])
+        """{term: [B]}; the ranking terms see scores [B, G] in fp32, the intermediate ones are the
+        mean over a group's pairs."""
+        read = [self._read(chunk) for chunk in batch["chunks"]]
         mask = batch["mask"]
-        flat = logits.new_zeros(mask.numel(), dtype=torch.float32)
-        scores = flat.index_put((batch["slots"],), logits.float()).view(mask.shape)
-        return {
+
+        def grouped(parts: list[torch.Tensor]) -> torch.Tensor:
+            values = torch.cat(parts)
+            flat = values.new_zeros(mask.numel(), dtype=torch.float32)
+            return flat.index_put((batch["slots"],), values.float()).view(mask.shape)
+
+        scores = grouped([logits for logits, _ in read])
+        terms = {
             name: RANKING_LOSSES[name](
                 scores, batch.get("teacher"), batch["labels"], mask, self._temperature
             )
             for name in self._losses
         }
+        for name in read[0][1]:
+            terms[name] = masked_mean(grouped([inside[name] for _, inside in read]), mask)
+        return terms
+
+    def _read(self, chunk: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits [n] and {intermediate term: [n]} of n pairs."""
+        if self.insides is None:
+            return self.ranker(**chunk).logits.squeeze(-1), {}
+        output, _, terms = self.insides(self.ranker, chunk)
+        return output.logits.squeeze(-1), terms
 
 
 class LmTraining(nn.Module):
     """A student encoder trained to do as the teacher's encoder does, on token blocks.
 
-    The projections from student to teacher width are trained along and thrown away.
+    masked: where the losses name masked-LM terms, what computes them.
     """
 
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        layer_map: list[int],
-        losses: dict[str, float],
-        relation_heads: int,
-    ):
+    def __init__(self, student: nn.Module, insides: Insides, masked: MaskedLm | None = None):
         super().__init__()
         self.student = student
-        # In a tuple, so that the frozen teacher is no submodule: it is neither checkpointed nor
-        # broadcast nor averaged.
-        self._teacher = (teacher.eval().requires_grad_(False),)
-        self._layer_map = layer_map
-        self._losses = losses
-        self._relation_heads = relation_heads
-        narrow, wide = student.config.hidden_size, teacher.config.hidden_size
-        names = sorted({PROJECTION_OF[n] for n in losses if n in PROJECTION_OF})
-        self.projections = nn.ModuleDict({n: nn.Linear(narrow, wide, bias=False) for n in names})
-
-    def start_projections(self, basis: torch.Tensor) -> None:
-        """basis: [H, h] orthonormal columns; the map student -> teacher begins as its inverse."""
-        for projection in self.projections.values():
-            projection.weight.data.copy_(basis)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
-        self._teacher[0]._apply(fn)  # moves to a device with the student
-        return super()._apply(fn, recurse)
+        self.insides = insides
+        self.masked = masked
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """{term: [B]}."""
-        mask = batch["attention_mask"].bool()
-        wanted = set(self._losses)
-        what = {
-            "hidden": bool(wanted & {"hidden", "cosine"}),
-            "embedding": "embedding" in wanted,
-            "qkv": "qkv" in wanted,
-            "scores": bool(wanted & {"attention", "attention_kl"}),
-        }
-        with torch.no_grad(), Capture(self._teacher[0], **what) as teacher:
-            self._teacher[0](**batch)
-        with Capture(self.student, **what) as student:
-            self.student(**batch)
-        return lm_terms(
-            list(self._losses),
-            student,
-            teacher,
-            mask,
-            self._layer_map,
-            self.projections,
-            self._relation_heads,
-        )
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        ours, theirs, terms = self.insides(self.student, inputs)
+        if self.masked is not None:
+            terms |= self.masked(ours[0], None if theirs is None else theirs[0], batch)
+        return terms

@@ -34,7 +34,8 @@ def put(
     for name, entries in _by_parameter(state).items():
         parameter = parameters[name]
         optimizer.state[parameter] = {
-            entry: value.clone() if entry == STEP else value.to(parameter.device, copy=True)
+            # The count too: fused AdamW wants it beside the parameter.
+            entry: value.to(parameter.device, copy=True)
             for entry, value in entries.items()
         }
 
@@ -69,7 +70,7 @@ def put_zero(module: nn.Module, optimizer: Any, state: dict[str, torch.Tensor]) 
     for group in inner.param_groups:
         flat = group["params"][0]
         inner.state[flat] = {
-            STEP: torch.zeros(()),
+            STEP: torch.zeros((), device=flat.device),
             "exp_avg": torch.zeros_like(flat),
             "exp_avg_sq": torch.zeros_like(flat),
         }
@@ -78,7 +79,7 @@ def put_zero(module: nn.Module, optimizer: Any, state: dict[str, torch.Tensor]) 
         if mapping is None or name not in by_parameter:
             continue
         flat = inner.param_groups[mapping.param_group_index]["params"][0]
-        inner.state[flat][STEP] = by_parameter[name][STEP].clone()
+        inner.state[flat][STEP] = by_parameter[name][STEP].to(flat.device, copy=True)
         for entry, own in _slices(inner, mapping).items():
             whole = by_parameter[name][entry].to(flat.device)
             own.copy_(_own(whole.flatten(), mapping))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from tiny_models import bert_tokenizer
 
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
-from kdscale.data.schema import PAIRS, PASSAGE_TOKENS, QUERY_TOKENS, SCORES
+from kdscale.data.schema import EASY, PAIRS, PASSAGE_TOKENS, QUERY_TOKENS, SCORES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import PairEncoder
@@ -25,10 +26,15 @@ ROWS = [(q, p, g) for q, of in PAIRS_OF.items() for p, g in of]
 
 @pytest.fixture
 def world(tmp_path):
-    """A dataset of the pairs above, and tokens: passage pN has N + 2 words."""
-    dataset, tokens = tmp_path / "dataset", tmp_path / "tokens"
-    columns = [list(c) for c in zip(*ROWS, strict=True)]
-    count = len(ROWS)
+    return _write(tmp_path, PAIRS_OF)
+
+
+def _write(root, pairs_of):
+    """A dataset of such pairs, and tokens: passage pN has N + 2 words."""
+    dataset, tokens = root / "dataset", root / "tokens"
+    rows = [(q, p, g) for q, of in pairs_of.items() for p, g in of]
+    columns = [list(c) for c in zip(*rows, strict=True)]
+    count = len(rows)
     table = pa.table([list(range(count)), *columns, [1] * count], schema=PAIRS)
     write_shards(dataset / "pairs", table, PAIRS, 2)
     (dataset / "stats.json").write_text('{"splits": ["train"]}')
@@ -36,7 +42,7 @@ def world(tmp_path):
     encoder.save(tokens / "tokenizer")
     for folder, keys, schema in (
         ("passages", [f"p{i}" for i in range(8)], PASSAGE_TOKENS),
-        ("queries", list(PAIRS_OF), QUERY_TOKENS),
+        ("queries", list(pairs_of), QUERY_TOKENS),
     ):
         ids = encoder.tokenise([" ".join(f"w{j}" for j in range(i + 2)) for i in range(len(keys))])
         table = pa.table([keys, pa.array(ids, pa.list_(pa.int32()))], schema=schema)
@@ -55,6 +61,22 @@ def _scores():
         [order, [ROWS[i][0] for i in order], [ROWS[i][1] for i in order], order * 0.5],
         names=SCORES.names,
     ).cast(SCORES)
+
+
+def test_easy_negatives_can_be_left_out(world):
+    dataset, tokens = world
+    pairs = dataset.pairs()
+    ranks = [EASY if pid in ("p2", "p6") else 1 for pid in pairs["pid"].to_pylist()]
+    table = pairs.set_column(pairs.schema.get_field_index("rank"), "rank", [ranks])
+    write_shards(dataset.path / "pairs", table.cast(PAIRS), PAIRS, 2)
+
+    def negatives(easy):
+        source = GroupSource(dataset, tokens, None, 4, None, seed=0, easy=easy)
+        rows = [source.rows(item, epoch)[1:] for item in range(len(source)) for epoch in range(9)]
+        return {pairs["pid"][int(row)].as_py() for group in rows for row in group}
+
+    assert negatives(True) == {"p2", "p3", "p4", "p6"}
+    assert negatives(False) == {"p3", "p4"}  # q1 has no hard one, and so no group
 
 
 def test_only_queries_with_a_relevant_passage_and_a_negative(world):
@@ -94,14 +116,26 @@ def test_a_batch_puts_every_score_in_its_place(world):
     for b in range(2):
         for g, row in enumerate(rows[b]):
             query, pid, _ = ROWS[row]
-            ids, _ = encoder.assemble(tokens.query_ids("train", query), tokens.passage_ids(pid))
-            assert placed[b, g] == sum(ids)
+            pair = (tokens.query_ids("train", query), tokens.passage_ids(pid))
+            assert placed[b, g] == encoder.collate([pair])["input_ids"].sum()
     assert placed[1, 3] == 0
 
 
 def test_a_smaller_data_budget_is_a_subset(world):
     assert len(GroupSource(*world, None, 3, max_queries=3, seed=0)) <= 2
     assert len(GroupSource(*world, None, 3, max_queries=4, seed=0)) == 2
+
+
+def test_a_data_budget_is_the_queries_of_the_smallest_hash(tmp_path):
+    """Each budget is a part of every larger one, so that a curve over budgets is of one data."""
+    pairs = {f"q{i}": [("p0", 1), ("p1", 0)] for i in range(40)}
+    dataset, tokens = _write(tmp_path, pairs)
+    digests = {q: hashlib.sha256(f"5:{q}".encode()).digest() for q in pairs}
+    for budget in (1, 4, 7, 39, 40, 41):
+        source = GroupSource(dataset, tokens, None, 2, max_queries=budget, seed=5)
+        expected = sorted(pairs, key=digests.get)[:budget]
+        assert source.qids == [qid for qid in pairs if qid in expected]
+        assert len(source) == len(source.lengths) == min(budget, 40)
 
 
 def test_a_missing_score_is_named(world):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from kdscale.data.pairs import PairSampler, pair_table
-from kdscale.data.schema import PAIRS
+from kdscale.data.schema import EASY, PAIRS
 
 PIDS = [f"p{i:03d}" for i in range(400)]
 CANDIDATES = PIDS[10:40]
@@ -73,6 +73,21 @@ def test_the_sources_negatives_come_first():
     assert len(rows) == 8 and len({pid for pid, _, _ in rows}) == 8
     only = sample(given=PIDS[300:320], negatives=4)
     assert [pid for pid, _, _ in only[1:]] == PIDS[300:304]
+
+
+def test_easy_negatives_come_last_from_all_passages_and_change_no_other_draw():
+    rows = sample(easy=6)
+    assert rows[:8] == sample()
+    easy = [pid for pid, grade, rank in rows[8:] if (grade, rank) == (0, EASY)]
+    assert len(set(easy)) == 6 and not set(easy) & set(CANDIDATES)
+    others = {pid for qid in "abcdefgh" for pid, _, rank in sample(qid=qid, easy=6) if rank == EASY}
+    assert len(others) > 30
+
+
+def test_easy_negatives_are_never_relevant():
+    judgments = {pid: 1 for pid in PIDS[50:]}
+    easy = [pid for pid, _, rank in sample(judgments=judgments, easy=5) if rank == EASY]
+    assert len(easy) == 5 and not set(easy) & judgments.keys()
 
 
 def test_negatives_are_drawn_evenly():

@@ -40,13 +40,19 @@ def test_rows_of_the_newest_evaluation(evaluated):
         "system", "strategy", "student", "parameters", "bytes", "flops_per_pair",
         "test nDCG@10", "test RR@10", "dev nDCG@10", "dev RR@10",
         "latency_ms", "latency_p95_ms", "speedup",
-        "test p", "test p_holm", "dev p", "dev p_holm",
+        "test p", "test p_holm",
+        "test noninferior_p", "test noninferior_p_holm", "test noninferior",
+        "dev p", "dev p_holm",
+        "dev noninferior_p", "dev noninferior_p_holm", "dev noninferior",
     ]  # fmt: skip
     systems = json.loads((evaluated / "evaluations/new/systems.json").read_text())
     row, system = rows[2], systems[2]
     assert (row["strategy"], row["student"]) == ("ranker_distill", "tiny")
     assert row["test nDCG@10"] == system["measures"]["test"]["nDCG@10"]
-    assert row["dev p_holm"] == system["tests"]["dev"]["nDCG@10"]["p_holm"]
+    test = system["tests"]["dev"]["nDCG@10"]
+    assert row["dev p_holm"] == test["p_holm"]
+    assert row["dev noninferior_p_holm"] == test["noninferior_p_holm"] is not None
+    assert row["dev noninferior"] is test["noninferior"] is False
     assert row["latency_p95_ms"] == system["latency"]["total_ms"]["p95"]
     assert rows[1]["test p"] is rows[0]["latency_ms"] is rows[0]["parameters"] is None
 

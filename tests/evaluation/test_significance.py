@@ -3,8 +3,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from kdscale.evaluation.significance import compare, compare_all, holm
+from kdscale.evaluation.significance import compare, compare_all, holm, noninferiority
 
 
 def test_a_paired_t_test_by_hand():
@@ -85,3 +86,54 @@ def test_the_correction_can_take_significance_away():
     two = compare_all({"base": zero, "a": difference, "b": difference}, "base", 0.05)
     assert two["a"]["p_holm"] == pytest.approx(2 * two["a"]["p"])
     assert not two["a"]["significant"]
+
+
+def test_noninferiority_by_hand():
+    """Differences -0.04, 0.02, -0.01, 0.03 and a margin of 0.05: their mean is 0, the standard
+    error sqrt(0.003 / 3 / 4), so t = 0.05 / sqrt(0.00025) = sqrt(10) with 3 degrees of freedom."""
+    baseline = np.array([0.5, 0.1, 0.3, 0.2])
+    system = baseline + np.array([-0.04, 0.02, -0.01, 0.03])
+    t = math.sqrt(10)
+    upper = 0.5 - (t / math.sqrt(3) / (1 + t * t / 3) + math.atan(t / math.sqrt(3))) / math.pi
+    p = noninferiority(system, baseline, 0.05)
+    assert p == pytest.approx(upper) == pytest.approx(0.025391, abs=1e-6)
+    second = stats.ttest_1samp(system - baseline, -0.05, alternative="greater").pvalue
+    assert p == pytest.approx(second)
+    # The other side: the p-values of a test and of its opposite add up to one.
+    assert noninferiority(baseline, system, -0.05) == pytest.approx(1 - p)
+
+
+def test_a_smaller_margin_is_harder_to_show():
+    rng = np.random.default_rng(1)
+    baseline = rng.random(50)
+    system = baseline + rng.normal(0, 0.05, 50)
+    p = [noninferiority(system, baseline, margin) for margin in (0.05, 0.02, 0.01, 0.001)]
+    assert p == sorted(p) and p[0] < 0.001
+
+
+@pytest.mark.parametrize(
+    ("difference", "p"), [(0.0, 0.0), (0.1, 0.0), (-0.009, 0.0), (-0.01, 1.0), (-0.02, 1.0)]
+)
+def test_noninferiority_without_variance(difference, p):
+    baseline = np.array([0.3, 0.5, 0.6])
+    assert noninferiority(baseline + difference, baseline, 0.01) == p
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_queries_show_nothing(n):
+    assert noninferiority(np.ones(n), np.zeros(n), 0.01) is None
+    tests = compare_all({"base": np.zeros(n), "a": np.ones(n)}, "base", 0.05, margin=0.01)
+    assert (tests["a"]["noninferior_p_holm"], tests["a"]["noninferior"]) == (None, False)
+
+
+def test_noninferiority_is_corrected_over_the_systems():
+    baseline = np.array([0.5, 0.1, 0.3, 0.2])
+    system = baseline + np.array([-0.04, 0.02, -0.01, 0.03])  # p = 0.0254, as above
+    alone = compare_all({"base": baseline, "a": system}, "base", 0.05, margin=0.05)
+    assert alone["a"]["noninferior"] is True and alone["a"]["margin"] == 0.05
+    two = compare_all({"base": baseline, "a": system, "b": system}, "base", 0.05, margin=0.05)
+    assert two["a"]["noninferior_p_holm"] == pytest.approx(2 * two["a"]["noninferior_p"])
+    assert two["a"]["noninferior"] is False
+    # No difference is significant either: that alone is no proof of being as good.
+    assert not two["a"]["significant"]
+    assert "noninferior" not in compare_all({"base": baseline, "a": system}, "base", 0.05)["a"]

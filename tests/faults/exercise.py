@@ -16,7 +16,7 @@ from typing import Any
 from store_world import manifest_of
 
 from kdscale.errors import KdscaleError
-from kdscale.store import Store, open_store
+from kdscale.store import Artifact, Store, open_store
 from kdscale.store.artifact import KINDS, list_files
 
 WRITERS = 3
@@ -148,3 +148,24 @@ def audit(uri: str, scratch: Path) -> tuple[int, list[str]]:
                 wrong.append(str(error))
     shutil.rmtree(scratch / "audit", ignore_errors=True)
     return count, wrong
+
+
+def differences(calm: str, stormy: str) -> list[str]:
+    """Models of the two runs that are not equal in every byte."""
+    found = []
+    for kind in ("teachers", "lms", "students"):
+        models = [
+            {
+                artifact.key.rsplit("-", 1)[0]: _weights(artifact)
+                for artifact in open_store(uri).list(kind)
+            }
+            for uri in (calm, stormy)
+        ]
+        if not models[0] or models[0] != models[1]:
+            found.append(f"{kind}: the disturbed run ended with other weights")
+    return found
+
+
+def _weights(artifact: Artifact) -> list[str]:
+    files = artifact.manifest["files"]
+    return [f["sha256"] for f in files if f["path"].endswith(".safetensors")]

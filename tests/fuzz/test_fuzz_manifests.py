@@ -18,7 +18,10 @@ from kdscale.store.artifact import (
 )
 
 pytestmark = pytest.mark.slow
-IDENTITY = ("schema", "kind", "stage", "config", "inputs", "files")
+SIGNED = {
+    "digest": ("schema", "kind", "stage", "config", "inputs", "files"),
+    "seal": ("facts", "created", "kdscale"),
+}
 CONTENT = {"a.txt": b"one", "sub/b.txt": b"two", "sub/deep/c.txt": b""}
 
 
@@ -82,8 +85,9 @@ def test_manifests(sandbox):
                 pass  # an earlier change took that place away
         if isinstance(changed.get("files"), list):
             changed["files"] += [{"path": p, "bytes": 0, "sha256": "0" * 64} for p in added]
-        if is_resigned and all(key in changed for key in IDENTITY):
-            changed["digest"] = sha256_json({key: changed[key] for key in IDENTITY})
+        for name, fields in SIGNED.items() if is_resigned else ():
+            if all(key in changed for key in fields):
+                changed[name] = sha256_json({key: changed[key] for key in fields})
         found = parse_manifest(damage(json.dumps(changed).encode(), edits), "m")
         paths = [entry["path"] for entry in found["files"]]
         assert all(stays_below(sandbox.target, path) for path in paths)

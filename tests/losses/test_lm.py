@@ -7,12 +7,14 @@ from torch import nn
 
 from kdscale.errors import KdscaleError
 from kdscale.losses.lm import (
-    LM_LOSSES,
+    INTERMEDIATE_LOSSES,
     attention_kl,
     attention_mse,
     hidden_cosine,
     hidden_mse,
     lm_terms,
+    masked_lm,
+    masked_lm_kl,
     qkv_relation_kl,
 )
 
@@ -51,6 +53,7 @@ LOSSES = {
     "attention_mse": (scores(1), lambda s, t, m: attention_mse(s, t, m), scores(2)),
     "attention_kl": (scores(1), lambda s, t, m: attention_kl(s, t, m), scores(2)),
     "qkv": (states(1, 4), lambda s, t, m: qkv_relation_kl((s,), (t,), m, 2), states(2, 6)),
+    "masked_lm_kl": (states(1, 6), lambda s, t, m: masked_lm_kl(s, t, m), states(2, 6)),
 }
 
 
@@ -82,6 +85,29 @@ def test_attention_kl_by_hand():
     assert value.item() == pytest.approx(expected / 2)
 
 
+def test_a_local_layer_teaches_inside_its_window_only():
+    student, teacher = torch.zeros(1, 1, 3, 3), torch.arange(9.0).view(1, 1, 3, 3)
+    everything = torch.ones(1, 3, dtype=torch.bool)
+    value = attention_mse(student, teacher, everything, window=1)
+    # Without the corners 2 and 6.
+    assert value.item() == pytest.approx((0 + 1 + 9 + 16 + 25 + 49 + 64) / 7)
+    far = teacher.clone()
+    far[..., 0, 2] = far[..., 2, 0] = 50.0
+    for loss in (attention_mse, attention_kl):
+        torch.testing.assert_close(
+            loss(student, far, everything, 1), loss(student, teacher, everything, 1)
+        )
+        assert not torch.equal(loss(student, far, everything), loss(student, teacher, everything))
+
+
+def test_terms_use_the_windows_of_the_teachers_layers():
+    student, teacher = insides(1, 1, 4), insides(2, 6, 6)
+    terms = lm_terms(["attention", "attention_kl"], student, teacher, MASK, [4], {}, 2)
+    for name, loss in (("attention", attention_mse), ("attention_kl", attention_kl)):
+        expected = loss(student.scores[0], teacher.scores[3], MASK, 1)
+        torch.testing.assert_close(terms[name], expected)
+
+
 def test_qkv_relation_by_hand():
     # One head of width 1: the relations of the tokens 0 and sqrt(log 3) are the products
     # (0, 0) and (0, log 3); the student's are all 0.
@@ -91,6 +117,33 @@ def test_qkv_relation_by_hand():
     )
     expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
     assert value.item() == pytest.approx(3 * expected / 2)
+
+
+def test_masked_lm_by_hand():
+    # Probabilities (3/4, 1/4) and (1/2, 1/2), of which the second is found at both places.
+    logits = torch.tensor([[[math.log(3), 0.0], [1.0, 1.0], [9.0, 0.0]]])
+    value = masked_lm(logits, torch.tensor([[1, 1, 1]]), torch.tensor([[True, True, False]]))
+    assert value.item() == pytest.approx((math.log(4) + math.log(2)) / 2)
+
+
+def test_masked_lm_kl_by_hand():
+    # (1/4, 3/4) against (1/2, 1/2) at the first place, equal at the second.
+    teacher = torch.tensor([[[0.0, math.log(3)], [1.0, 1.0]]])
+    value = masked_lm_kl(torch.zeros(1, 2, 2), teacher, torch.tensor([[True, True]]))
+    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert value.item() == pytest.approx(expected / 2)
+
+
+def test_masked_lm_gradients_and_padding():
+    logits, targets = states(1, 6).requires_grad_(), torch.arange(8).view(2, 4) % 6
+    assert torch.autograd.gradcheck(lambda s: masked_lm(s, targets, MASK), (logits,))
+    spoiled = spoil(logits.detach()).requires_grad_()
+    value = masked_lm(spoiled, targets, MASK)
+    value.sum().backward()
+    torch.testing.assert_close(value, masked_lm(logits, targets, MASK))
+    assert spoiled.grad[~MASK].abs().max() == 0
+    torch.testing.assert_close(masked_lm(logits[1:, :2], targets[1:, :2], MASK[1:, :2]), value[1:])
+    assert masked_lm(logits, targets, torch.zeros_like(MASK)).tolist() == [0, 0]
 
 
 def test_relations_compare_any_widths_and_do_not_see_a_rotation_within_a_head():
@@ -164,6 +217,7 @@ def insides(seed, layers, width, heads=2):
         embedding=draw(2, 4, width),
         qkv=[tuple(draw(2, 4, width) for _ in range(3)) for _ in range(layers)],
         scores=[draw(2, heads, 4, 4) for _ in range(layers)],
+        windows=[None if n % 3 else 1 for n in range(layers)],
     )
 
 
@@ -171,8 +225,8 @@ def test_terms_follow_the_layer_map():
     student, teacher = insides(1, 2, 4), insides(2, 6, 6)
     torch.manual_seed(0)
     projections = nn.ModuleDict({n: nn.Linear(4, 6) for n in ("hidden", "embedding")})
-    terms = lm_terms(list(LM_LOSSES), student, teacher, MASK, [2, 5], projections, 2)
-    assert list(terms) == list(LM_LOSSES)
+    terms = lm_terms(list(INTERMEDIATE_LOSSES), student, teacher, MASK, [2, 5], projections, 2)
+    assert list(terms) == list(INTERMEDIATE_LOSSES)
     up = projections["hidden"]
 
     def mean_of(loss, ours, theirs):

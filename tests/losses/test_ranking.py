@@ -7,9 +7,12 @@ from kdscale.losses.ranking import (
     NEEDS_TEACHER,
     RANKING_LOSSES,
     bce,
+    lambdaloss,
     lce,
+    listnet,
     listwise_kl,
     margin_mse,
+    pointwise_bce,
     pointwise_mse,
     ranknet,
 )
@@ -52,8 +55,64 @@ def test_bce_by_hand():
     assert value.item() == pytest.approx((softplus(-2) + softplus(-1) + math.log(2)) / 3)
 
 
+def test_listnet_by_hand():
+    # Grades 0, log 3, 0 are the probabilities 1/5, 3/5, 1/5; the student's are all 1/3.
+    grades = row(0.0, math.log(3), 0.0)
+    value = listnet(row(2.0, 2.0, 2.0), grades, NO_PADDING)
+    assert value.item() == pytest.approx(math.log(3))
+    value = listnet(row(0.0, math.log(2), 0.0), grades, NO_PADDING)
+    expected = 2 / 5 * math.log(4) + 3 / 5 * math.log(2)
+    assert value.item() == pytest.approx(expected)
+
+
+def test_listnet_on_a_teachers_scores_would_be_listwise_kl():
+    scores, teacher, _, mask = group()
+    scores.requires_grad_()
+    (ours,) = torch.autograd.grad(listnet(scores, teacher, mask).sum(), scores)
+    (theirs,) = torch.autograd.grad(listwise_kl(scores, teacher, mask).sum(), scores)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_lambdaloss_by_hand():
+    # Grades 2 and 1 on the student's ranks 3 and 1, and a 0 on rank 2. 1/D of the ranks 1 to 3 is
+    # 1, a and 1/2; the best DCG is 3 * 1 + 1 * a.
+    a, mu = 1 / math.log2(3), 10
+    value = lambdaloss(row(0.0, 2.0, 1.0), torch.tensor([[2, 1, 0]]), NO_PADDING)
+    one, two = 1 - a, a - 1 / 2  # delta of neighbours, and of ranks two apart
+    expected = (
+        (1 - 1 / 2 + mu * two) * (3 - 1) * softplus(2)
+        + (a - 1 / 2 + mu * one) * (3 - 0) * softplus(1)
+        + (1 - a + mu * one) * (1 - 0) * softplus(-1)
+    ) / ((3 + a) * math.log(2))
+    assert value.item() == pytest.approx(expected)
+
+
+def test_lambdaloss_bounds_what_is_lacking_to_the_best_ndcg():
+    for seed in range(5):
+        scores, _, _, mask = group(seed)
+        grades = torch.randint(0, 4, scores.shape, generator=torch.Generator().manual_seed(seed))
+        gains = torch.where(mask, 2.0**grades - 1, 0)
+        order = scores.masked_fill(~mask, -math.inf).argsort(1, descending=True)
+        discounts = torch.log2(torch.arange(2, 7).double())
+        dcg = (gains.gather(1, order) / discounts).sum(1)
+        best = (gains.sort(1, descending=True).values / discounts).sum(1)
+        lacking = 1 - dcg / best.clamp(min=1e-9)
+        value = lambdaloss(scores, grades, mask)
+        assert (value >= torch.where(best > 0, lacking, 0) - 1e-9).all()
+
+
 def test_pointwise_mse_by_hand():
     assert pointwise_mse(row(1.0, 2.0, 5.0), row(0.0, 4.0, 5.0), NO_PADDING).item() == 5 / 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_pointwise_bce_by_hand(temperature):
+    # The teacher's probabilities are 3/4 and 1/2, the student's 1/4 and 1/2.
+    log3 = math.log(3) * temperature
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    value = pointwise_bce(row(-log3, 0.0), row(log3, 0.0), mask, temperature)
+    first = -3 / 4 * math.log(1 / 4) - 1 / 4 * math.log(3 / 4)
+    assert value.item() == pytest.approx((first + math.log(2)) / 2 * temperature**2)
 
 
 def test_margin_mse_by_hand():
@@ -134,7 +193,7 @@ def test_a_group_of_padding_alone_gives_zero_and_no_nan(name):
     assert value.item() == 0 and scores.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - {"bce", "pointwise_mse"}))
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"bce", "pointwise_mse", "pointwise_bce"}))
 def test_one_passage_gives_nothing_to_compare(name):
     value = RANKING_LOSSES[name](
         row(3.0), row(-1.0), torch.tensor([[1]]), torch.ones(1, 1, dtype=torch.bool), 1.0
@@ -142,7 +201,7 @@ def test_one_passage_gives_nothing_to_compare(name):
     assert value.item() == 0
 
 
-@pytest.mark.parametrize("name", ["lce", "margin_mse"])
+@pytest.mark.parametrize("name", ["lce", "margin_mse", "listnet", "lambdaloss"])
 @pytest.mark.parametrize("label", [0, 1])
 def test_only_negatives_or_only_positives(name, label):
     scores = row(3.0, 1.0, 2.0).requires_grad_()

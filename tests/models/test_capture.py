@@ -8,11 +8,12 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     RobertaConfig,
 )
 
 from kdscale.errors import KdscaleError
-from kdscale.models.capture import Capture
+from kdscale.models.capture import Capture, encoder_layers
 
 SIZES = {
     "vocab_size": 50,
@@ -30,6 +31,8 @@ CONFIGS = {
     "distilbert": DistilBertConfig(
         vocab_size=50, dim=24, n_layers=3, n_heads=4, hidden_dim=48, initializer_range=0.3
     ),
+    # The second and third layer see two places to each side.
+    "modernbert": ModernBertConfig(local_attention=4, pad_token_id=0, **SIZES),
 }
 
 
@@ -57,6 +60,8 @@ def test_hidden_states_are_those_of_transformers(models):
         output = sdpa(**inputs(), output_hidden_states=True)
     assert torch.equal(capture.embedding, output.hidden_states[0])
     assert len(capture.hidden) == 3
+    if hasattr(sdpa, "final_norm"):  # which transformers counts to the last layer
+        capture.hidden[-1] = sdpa.final_norm(capture.hidden[-1])
     for ours, theirs in zip(capture.hidden, output.hidden_states[1:], strict=True):
         assert torch.equal(ours, theirs)
     assert capture.qkv == [] and capture.scores == []
@@ -70,9 +75,13 @@ def test_scores_reproduce_eager_attention(models):
     with torch.no_grad():
         expected = eager(**batch, output_attentions=True).attentions
     padded = batch["attention_mask"][:, None, None, :] == 0
-    assert len(capture.scores) == len(expected) == 3
-    for ours, theirs in zip(capture.scores, expected, strict=True):
-        torch.testing.assert_close(ours.masked_fill(padded, -1e9).softmax(-1), theirs)
+    apart = (torch.arange(9)[:, None] - torch.arange(9)).abs()
+    assert len(capture.scores) == len(capture.windows) == len(expected) == 3
+    for ours, window, theirs in zip(capture.scores, capture.windows, expected, strict=True):
+        hidden = padded if window is None else padded | (apart > window)
+        probabilities = ours.masked_fill(hidden, -1e9).softmax(-1)
+        seeing = ~hidden.expand_as(theirs).all(-1)  # a padded token may see nothing at all
+        torch.testing.assert_close(probabilities[seeing], theirs[seeing])
     assert capture.hidden == [] and capture.embedding is None
 
 
@@ -81,14 +90,17 @@ def test_values_give_the_attention_output(models):
     batch = inputs()
     with Capture(sdpa, qkv=True) as capture, torch.no_grad():
         sdpa(**batch)
-    (_, _, value), scores = capture.qkv[0], capture.scores[0]
+    (_, _, value), scores = capture.qkv[0], capture.scores[0]  # a ModernBERT's first is not local
     mask = (batch["attention_mask"] == 0)[:, None, None, :]
     heads = value.unflatten(-1, (4, -1)).transpose(1, 2)
     mixed = (scores.masked_fill(mask, -1e9).softmax(-1) @ heads).transpose(1, 2).flatten(2)
-    attention = sdpa.get_submodule("encoder" if hasattr(sdpa, "encoder") else "transformer")
-    attention = attention.layer[0].attention
+    layer = encoder_layers(sdpa)[0]
+    attention = layer.attn if hasattr(layer, "attn") else layer.attention
     seen = []
-    module = attention.output.dense if hasattr(attention, "output") else attention.out_lin
+    if hasattr(attention, "output"):
+        module = attention.output.dense
+    else:
+        module = attention.Wo if hasattr(attention, "Wo") else attention.out_lin
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
         sdpa(**batch)
@@ -117,6 +129,13 @@ def test_gradients_flow_through_what_is_captured():
     (capture.scores[1].sum() + capture.embedding.sum()).backward()
     assert model.encoder.layer[1].attention.self.query.weight.grad.abs().sum() > 0
     assert model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_which_layers_are_local():
+    torch.manual_seed(0)
+    model = AutoModel.from_config(CONFIGS["modernbert"])
+    assert Capture(model, scores=True).windows == [None, 2, 2]
+    assert Capture(bert_encoder(), scores=True).windows == [None, None]
 
 
 def test_a_ranker_can_be_captured_too():

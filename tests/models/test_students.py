@@ -8,6 +8,8 @@ from transformers import (
     DistilBertModel,
     ElectraConfig,
     ElectraModel,
+    ModernBertConfig,
+    ModernBertModel,
 )
 
 from kdscale.config import Shape
@@ -100,6 +102,12 @@ def test_dropout(teacher):
 )
 def test_layers_are_spread_to_the_last(student, teacher, expected):
     assert spread_layers(student, teacher) == expected
+
+
+@pytest.mark.parametrize("numbers", [[], [1], [0, 2], [1, 5]])
+def test_a_layer_map_that_does_not_fit(teacher, numbers):
+    with pytest.raises(KdscaleError, match=r"lm\.layer_map: .* from 1 to 4, .* 2 layers"):
+        build_student(NARROW, teacher, "random", 0, layer_map=numbers)
 
 
 def test_layers_are_copied_by_the_map(teacher):
@@ -202,6 +210,44 @@ def test_distilbert(init):
     config = DistilBertConfig(vocab_size=80, dim=24, n_layers=4, n_heads=4, hidden_dim=48)
     student = build_student(same_shape(layers=2), DistilBertModel(config), init, 0)
     assert (student.config.n_layers, student.config.hidden_dim) == (2, 48)
+
+
+def modernbert():
+    config = ModernBertConfig(
+        vocab_size=len(bert_tokenizer()),
+        hidden_size=24,
+        num_hidden_layers=4,  # the first and the last see everything
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        local_attention=4,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    return ModernBertModel(config).eval()
+
+
+def test_modernbert(blocks, tmp_path):
+    teacher = modernbert()
+    student = build_student(NARROW, teacher, "random", 0, layer_map=[2, 4])
+    assert student.config.layer_types == ["sliding_attention", "full_attention"]
+    assert Capture(student).windows == [2, None]
+    student.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(blocks)[0], student.eval()(blocks)[0])
+    copied = build_student(same_shape(), teacher, "layers", 0).eval()
+    torch.testing.assert_close(copied(blocks)[0], teacher(blocks)[0])
+    dropped = build_student(NARROW, teacher, "random", 0, dropout=0.5)
+    assert {layer.attn.attention_dropout for layer in dropped.layers} == {0.5}
+
+
+def test_what_a_modernbert_cannot_be(blocks):
+    with pytest.raises(KdscaleError, match="ModernBertModel has not BERT's layers"):
+        build_student(NARROW, modernbert(), "svd", 0, blocks)
+    with pytest.raises(KdscaleError, match=r"cannot come from layer 2; let lm\.layer_map begin"):
+        build_student(same_shape(layers=2), modernbert(), "layers", 0)
+    with pytest.raises(KdscaleError, match="3 is odd"):
+        build_student(Shape("x", 1, 12, 4, 20), modernbert(), "random", 0)
 
 
 def electra(embedding_size):

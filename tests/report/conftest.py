@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 from report_experiment import make_config, make_inputs
 
+from kdscale.config import Evaluate
 from kdscale.progress import Reporter
 from kdscale.report.evidence import collect
 from kdscale.stages.context import StageContext
@@ -24,3 +25,10 @@ def experiment(tmp_path_factory):
         page=(out / "index.html").read_text(encoding="utf-8"),
         facts=facts,
     )
+
+
+@pytest.fixture(scope="session")
+def lenient(tmp_path_factory):
+    """The evidence of the same experiment with a margin that some students keep."""
+    config = make_config(tmp_path_factory.mktemp("lenient"), evaluate=Evaluate(margin=0.1))
+    return collect(config, make_inputs(config))

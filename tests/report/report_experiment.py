@@ -16,9 +16,19 @@ import pyarrow as pa
 from kdscale.config import BeirSource, Config, Report, Shape, Storage
 from kdscale.configload import to_dict
 from kdscale.data.runs import run_tag, write_run
-from kdscale.data.schema import METRICS, PASSAGES, QRELS, QUERIES
+from kdscale.data.schema import (
+    DEPTHS,
+    METRICS,
+    PASSAGES,
+    QRELS,
+    QUERIES,
+    QUERY_FEATURES,
+    QUERY_TYPES,
+)
 from kdscale.data.shards import write_shards, write_table
+from kdscale.evaluation.depths import DepthRows
 from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.query_types import query_types
 from kdscale.evaluation.significance import compare_all
 from kdscale.store import Artifact, LocalStore
 from kdscale.store.artifact import build_manifest, list_files
@@ -131,6 +141,8 @@ def make_inputs(
 class _World:
     """Queries about illnesses, a relevant passage each, and candidates."""
 
+    name, depth = "test", CANDIDATES
+
     def __init__(self, queries: int, rng: np.random.Generator):
         asked = [(t, a) for a in ASKED for t in TOPICS][:queries]
         self.queries = {f"q{i:03d}": a.format(t) for i, (t, a) in enumerate(asked)}
@@ -161,6 +173,15 @@ class _World:
         write_table(out / "qrels/test.parquet", table(QRELS, *zip(*pairs, strict=True)), QRELS)
         (out / "stats.json").write_text(json.dumps({"splits": ["test"]}))
 
+    def features(self) -> pa.Table:
+        """QUERY_FEATURES: drawn, but the harder a query the further down BM25 has its passage."""
+        rng, rows = np.random.default_rng(9), []
+        for qid, hard in self.hard.items():
+            rank = round(3 + 3 * hard + rng.normal(0, 0.5))
+            rank = max(1, rank) if rank < 9 else None
+            rows.append((qid, rng.integers(2, 12), rng.random(), rng.normal(5, 1), rank))
+        return pa.table([list(c) for c in zip(*rows, strict=True)], schema=QUERY_FEATURES)
+
     def rank(self, skill: float, rng: np.random.Generator) -> dict[str, list[str]]:
         ranked = {}
         for qid, pids in self.candidates.items():
@@ -180,6 +201,7 @@ def _evaluation(config, world, rng, skill, made):
     def write(out: Path) -> None:
         values: dict[str, dict[str, np.ndarray]] = {m: {} for m in measures}
         (out / "runs/test").mkdir(parents=True)
+        depths = DepthRows(evaluate.depths, evaluate.baseline)
         for name, strategy, student in systems:
             strength = SKILL[name] if strategy is None else skill[strategy]
             small = student == "2l-192" and strategy != "lm_distill_ranker_distill"
@@ -187,8 +209,10 @@ def _evaluation(config, world, rng, skill, made):
             tag = run_tag(name)
             lines = ((q, [(p, -float(r)) for r, p in enumerate(ps)]) for q, ps in ranked.items())
             write_run(out / f"runs/test/{tag}.trec", lines, tag)
-            for measure, of_queries in per_query(measures, world.qrels, ranked).items():
+            found = per_query(measures, world.qrels, ranked)
+            for measure, of_queries in found.items():
                 values[measure][name] = of_queries
+            depths.add(name, world, measures, ranked, found)
         tables = [
             pa.table(
                 [["test"] * len(v), [name] * len(v), list(world.qrels), [m] * len(v), v],
@@ -198,7 +222,16 @@ def _evaluation(config, world, rng, skill, made):
             for name, v in of_systems.items()
         ]
         write_table(out / "metrics.parquet", pa.concat_tables(tables), METRICS)
-        tests = {m: compare_all(v, evaluate.baseline, evaluate.alpha) for m, v in values.items()}
+        write_table(out / "depths.parquet", depths.table(), DEPTHS)
+        primary = values[evaluate.primary]
+        compared = {n: v for n, v in primary.items() if "/" in n or n == evaluate.baseline}
+        types = query_types(world.features(), compared, evaluate.baseline, CANDIDATES)
+        write_table(out / "query_types.parquet", types, QUERY_TYPES)
+        margins = {evaluate.primary: evaluate.margin}
+        tests = {
+            m: compare_all(v, evaluate.baseline, evaluate.alpha, margins.get(m))
+            for m, v in values.items()
+        }
         rows = [_row(s, values, tests, rng, made) for s in systems]
         (out / "systems.json").write_text(json.dumps(rows))
 

@@ -31,7 +31,19 @@ def test_it_fits_100_columns_a_line_a_system(systems):
 def test_the_student_to_take_is_marked(systems):
     marked = [line for line in printed(systems) if line.startswith("* ")]
     assert marked[0].startswith("* lm_distill_ranker_distill/2l-192 ")
-    assert "take this one" in marked[1] and len(marked) == 2
+    assert "take this one: no difference from teacher was shown" in marked[1] and len(marked) == 2
+    assert not any("≈" in line for line in printed(systems))
+
+
+def test_who_is_shown_not_to_be_worse_has_a_sign(lenient):
+    systems = lenient.systems
+    lines = printed(systems)
+    assert max(map(len, lines)) <= 98
+    signed = {line[2:].split()[0] for line in lines if "≈" in line}
+    tests = {s["system"]: s["tests"]["test"].get("nDCG@10", {}) for s in systems}
+    shown = {name for name, test in tests.items() if test.get("noninferior")}
+    assert "lm_distill_ranker_distill/2l-192" in shown and len(shown) < 9
+    assert signed == shown | {"not"}  # the line that says what the sign means
 
 
 def test_further_measures_are_left_out_where_they_do_not_fit(systems):

@@ -5,11 +5,12 @@ from kdscale.report.page import render_page
 from kdscale.report.verdict import judge, pick
 
 
-def system(name, quality, flops=100, strategy="ranker_distill", significant=False, delta=None):
+def system(name, quality, flops=100, significant=False, delta=None, noninferior=False):
+    strategy = "ranker_distill"
     shape = name.partition("/")[2] or None
     tests = {}
     if delta is not None:
-        test = {"delta": delta, "significant": significant, "n": 50}
+        test = {"delta": delta, "significant": significant, "noninferior": noninferior, "n": 50}
         tests = {"test": {"AP": test}}
     return {
         "system": name,
@@ -35,6 +36,14 @@ def test_the_cheapest_shape_that_is_not_significantly_worse():
     small = system("a/small", 0.68, flops=90, delta=-0.02)
     tiny = system("a/tiny", 0.60, flops=20, delta=-0.10, significant=True)
     assert taken(large, small, tiny) == ("a/small", "level")
+
+
+def test_a_student_shown_not_to_be_worse_goes_before_a_cheaper_one_without_proof():
+    sure = system("a/large", 0.69, flops=300, delta=-0.002, noninferior=True)
+    unsure = system("a/small", 0.695, flops=20, delta=-0.001)
+    loss = system("b/large", 0.68, flops=200, delta=-0.004, significant=True, noninferior=True)
+    assert taken(sure, unsure) == ("a/large", "noninferior")
+    assert taken(sure, unsure, loss) == ("b/large", "noninferior")
 
 
 def test_in_the_cheapest_shape_the_best():
@@ -66,11 +75,24 @@ def test_the_answer_names_quality_speed_and_doubt(experiment):
     text = judge(experiment.evidence).text
     chosen = experiment.evidence.system("lm_distill_ranker_distill/2l-192")
     test = experiment.evidence.test(chosen)
-    assert text.startswith("Take lm_distill_ranker_distill/2l-192.")
+    assert text.startswith("Take lm_distill_ranker_distill/2l-192, with a doubt: no difference")
+    assert "not measurably worse" not in text and test["noninferior"] is False
     assert f"reaches {chosen['measures']['test']['nDCG@10']:.3f} nDCG@10" in text
     assert f"{chosen['speedup']:.1f} times as fast" in text
     assert "is not significant" in text and "does not prove the two equal" in text
-    assert f"a true loss of up to {-test['ci'][0]:.3f} cannot be ruled out" in text
+    assert "a loss of 0.01 nDCG@10 or more is not ruled out" in text
+    assert f"a true loss of up to {-test['ci'][0]:.3f} remains possible" in text
+
+
+def test_not_measurably_worse_is_said_where_the_test_shows_it(lenient):
+    verdict = judge(lenient)
+    test = lenient.test(verdict.system)
+    assert verdict.standing == "noninferior" and test["noninferior_p_holm"] < 0.05
+    name = verdict.system["system"]
+    assert verdict.text.startswith(f"Take {name}: it is not measurably worse than the teacher.")
+    assert "A loss of 0.1 nDCG@10 or more is ruled out (one-sided" in verdict.text
+    assert "is not significant" in verdict.text and "not prove" not in verdict.text
+    assert "less than 0.1 lost" in render_page(lenient, verdict)
 
 
 def test_a_failed_experiment_says_so_and_boasts_of_nothing(tmp_path):

@@ -171,6 +171,53 @@ def test_depth_cuts_the_candidates(world, tmp_path):
     assert {(line[0], line[2]) for line in lines} == expected
 
 
+def test_a_smaller_depth_is_what_reranking_so_many_gives(world, tmp_path):
+    few = {"splits": ["dev"], "latency_queries": 1, "measures": ["RR@10", "nDCG@10"]}
+    run(world.context(tmp_path / "all", depths=[2, 5], **few))
+    run(world.context(tmp_path / "two", depth=2, **few))
+    rows = pq.read_table(tmp_path / "all/depths.parquet").to_pylist()
+    assert {row["depth"] for row in rows} == {2, 5, DEPTH} and len(rows) == 3 * 2 * len(SYSTEMS)
+    found = {(r["system"], r["measure"], r["depth"]): r for r in rows}
+    for depth, folder in ((2, "two"), (DEPTH, "all")):
+        for row in json.loads((tmp_path / folder / "systems.json").read_text()):
+            for measure, value in row["measures"]["dev"].items():
+                shown = found[row["system"], measure, depth]
+                assert shown["value"] == value
+                test = row["tests"]["dev"].get(measure)
+                assert shown["delta"] == (test and test["delta"])
+                assert shown["ci_low"] == (test and test["ci"][0])
+
+
+def test_kinds_of_queries_are_of_the_primary_split(done, world):
+    out, _ = done
+    features = pq.read_table(out / "query_features.parquet").to_pylist()
+    assert [f["qid"] for f in features] == list(world.qrels["test"])
+    for row in features:
+        ranks = [
+            rank
+            for rank, pid in enumerate(world.candidates["test"][row["qid"]], 1)
+            if pid in world.qrels["test"][row["qid"]]
+        ]
+        assert row["rank"] == (ranks[0] if ranks else None)
+    types = pq.read_table(out / "query_types.parquet").to_pylist()
+    assert {row["system"] for row in types} == {s for s in SYSTEMS if "/" in s}
+    groups = means(out)
+    for system in {row["system"] for row in types}:
+        lengths = [r for r in types if (r["system"], r["feature"]) == (system, "length")]
+        assert sum(row["queries"] for row in lengths) == 12
+        lost = sum(row["queries"] * row["loss"] for row in lengths)
+        mine, teacher = groups["test", system, "nDCG@10"], groups["test", "teacher", "nDCG@10"]
+        assert lost == pytest.approx(sum(teacher[q] - mine[q] for q in teacher))
+
+
+def test_only_the_primary_measure_is_tested_for_being_no_worse(done):
+    out, _ = done
+    rows = {row["system"]: row for row in json.loads((out / "systems.json").read_text())}
+    tests = rows["ranker_distill/tiny"]["tests"]["dev"]
+    assert tests["nDCG@10"]["margin"] == 0.01 and "noninferior" in tests["nDCG@10"]
+    assert "noninferior" not in tests["AP"]
+
+
 def test_another_baseline(world, tmp_path):
     run(world.context(tmp_path, splits=["dev"], baseline="bm25", latency_queries=1))
     rows = {row["system"]: row for row in json.loads((tmp_path / "systems.json").read_text())}

@@ -41,6 +41,12 @@ def _train(module, engine, steps):
         engine.step(0.1)
 
 
+def _save(workspace, step, module, engine, log):
+    saver = checkpoint.Saver(workspace)
+    saver.save(step, module, engine, log)
+    saver.wait()
+
+
 def _resume(workspace, log, module=None, engine=None):
     """(steps done, what was told)."""
     if module is None:
@@ -51,7 +57,7 @@ def _resume(workspace, log, module=None, engine=None):
 
 def test_a_restored_run_goes_on_as_if_it_had_never_stopped(workspace, log, tmp_path):
     module, engine = _trained(3)
-    checkpoint.save(workspace, 3, module, engine, log)
+    _save(workspace, 3, module, engine, log)
     _train(module, engine, range(3, 6))
     again, other = _trained(1, seed=9)
     assert _resume(workspace, tmp_path / "new.jsonl", again, other) == (3, [])
@@ -65,7 +71,7 @@ def test_the_newest_two_are_kept_and_half_a_checkpoint_is_none(workspace, log):
     module, engine = _trained(1)
     assert _resume(workspace, log) == (0, [])
     for step in (1, 2, 10):
-        checkpoint.save(workspace, step, module, engine, log)
+        _save(workspace, step, module, engine, log)
     half = workspace.directory / ".step-000000011-abcd.part"
     half.mkdir()
     (half / "module.safetensors").write_bytes(b"half")
@@ -75,7 +81,7 @@ def test_the_newest_two_are_kept_and_half_a_checkpoint_is_none(workspace, log):
 
 def test_a_checkpoint_is_safetensors_and_json_only(workspace, log):
     module, engine = _trained(2)
-    checkpoint.save(workspace, 2, module, engine, log)
+    _save(workspace, 2, module, engine, log)
     path = workspace.fetch("step-000000002")
     assert sorted(p.name for p in path.iterdir()) == [
         "manifest.json",
@@ -108,7 +114,7 @@ def _files_of(workspace, name, directory):
 def test_a_pickle_in_a_checkpoint_is_never_loaded(workspace, log, tmp_path, name, form):
     """In the place of each file, with a manifest that calls it sound, and under other names."""
     module, engine = _trained(1)
-    checkpoint.save(workspace, 1, module, engine, log)
+    _save(workspace, 1, module, engine, log)
     hostile = _files_of(workspace, "step-000000001", tmp_path / "hostile")
     mark = tmp_path / "was-run"
     for place in (name, "pytorch_model.bin", "mp_rank_00_model_states.pt", "data.pkl"):
@@ -126,7 +132,7 @@ def test_a_pickle_in_a_checkpoint_is_never_loaded(workspace, log, tmp_path, name
 
 def test_a_checkpoint_of_another_step_is_refused(workspace, log, tmp_path):
     module, engine = _trained(1)
-    checkpoint.save(workspace, 1, module, engine, log)
+    _save(workspace, 1, module, engine, log)
     moved = _files_of(workspace, "step-000000001", tmp_path / "moved")
     workspace.publish(moved, "step-000000005")
     with pytest.raises(DamagedError, match="not what step-000000005 should hold"):
@@ -135,7 +141,7 @@ def test_a_checkpoint_of_another_step_is_refused(workspace, log, tmp_path):
 
 def test_weights_of_another_shape_are_refused(workspace, log):
     module, engine = _trained(1)
-    checkpoint.save(workspace, 1, module, engine, log)
+    _save(workspace, 1, module, engine, log)
     other = nn.Sequential(nn.Linear(3, 5))
     with pytest.raises(RuntimeError):
         _resume(workspace, log, other, TorchEngine(other, Train(), torch.device("cpu")))

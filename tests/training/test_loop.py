@@ -1,15 +1,17 @@
 import json
 import math
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
+from faults.proxy import FaultProxy
 from torch import nn
 
 from kdscale.config import Train
 from kdscale.data.batches import BatchOrder
-from kdscale.store import LocalWorkspace
+from kdscale.store import LocalWorkspace, open_store
 from kdscale.training.engines import TorchEngine
 from kdscale.training.loop import Hooks, learning_rate, total_steps, train_loop
 from kdscale.training.metrics import batch_digest
@@ -31,12 +33,14 @@ class Doubler(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.linear = nn.Linear(1, 1)
-        self.fail_at = None
+        self.fail_at = self.fail_once = None
         self.calls = 0
 
     def forward(self, batch):
         self.calls += 1
         if self.calls == self.fail_at:
+            while self.fail_once and not self.fail_once.exists():
+                time.sleep(0.01)
             raise KeyboardInterrupt
         error = (self.linear(batch["x"]) - 2 * batch["x"]).squeeze(1)
         return {"square": error**2, "absolute": error.abs()}
@@ -53,8 +57,9 @@ def _fresh(scratch):
     return scratch
 
 
-def _run(tmp_path, train, module=None, weights=None, notice=_never, said=None):
+def _run(tmp_path, train, module=None, weights=None, notice=_never, said=None, **changes):
     rows, said = [], [] if said is None else said
+    workspace = changes.get("workspace", LocalWorkspace(tmp_path / "work"))
     module = module or Doubler()
     facts = train_loop(
         module=module,
@@ -63,9 +68,9 @@ def _run(tmp_path, train, module=None, weights=None, notice=_never, said=None):
         train=train,
         weights=weights or {"square": 1.0},
         seed=1,
-        workspace=LocalWorkspace(tmp_path / "work"),
+        workspace=workspace,
         log=_fresh(tmp_path / "scratch") / "metrics.jsonl",
-        hooks=Hooks(rows.append, said.append, notice),
+        hooks=Hooks(changes.get("log", rows.append), said.append, notice),
     )
     return module, facts, rows
 
@@ -99,7 +104,8 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path)
     train = Train(epochs=4, batch_size=6, lr=0.1, checkpoint_every=3, log_every=1)
     whole, _, rows = _run(tmp_path / "a", train)
     stopped = Doubler()
-    stopped.fail_at = 9  # in the ninth step, after the checkpoint of the sixth
+    stopped.fail_at = 9  # in the ninth step, when the checkpoint of the sixth is published
+    stopped.fail_once = tmp_path / "b" / "work" / "step-000000006"
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "b", train, stopped)
     resumed, facts, _ = _run(tmp_path / "b", train)
@@ -141,9 +147,10 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_passed_over(tmp_path):
     whole, _, rows = _run(tmp_path / "whole", train)
     stopped = Doubler()
     stopped.fail_at = 9
+    stopped.fail_once = tmp_path / "work" / "step-000000006"
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, train, stopped)
-    path = tmp_path / "work" / "step-000000006" / "optimizer.safetensors"
+    path = stopped.fail_once / "optimizer.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -155,6 +162,47 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_passed_over(tmp_path):
     assert [row["loss"] for row in _log(tmp_path)] == [row["loss"] for row in rows]
     # The damaged piece did not stand in the way of the sound one of its step.
     assert LocalWorkspace(tmp_path / "work").names() == ["step-000000012", "step-000000015"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_sent_to_a_store_that_is_away(
+    tmp_path, s3_server, monkeypatch
+):
+    train = Train(epochs=10, batch_size=6, lr=0.1, checkpoint_every=15, log_every=1)
+    whole, _, rows = _run(tmp_path / "whole", train)
+    uri = f"s3://{s3_server.bucket}/behind-a-proxy"
+    there = open_store(uri).workspace("teachers", "k")
+    published = {}  # step -> the checkpoints that are in the store then
+    with FaultProxy(s3_server.endpoint, rate=0.0) as proxy:
+
+        def log(row):
+            published[row["step"]] = there.names()
+            if row["step"] == 15:
+                proxy.go_away(2)
+
+        assert there.names() == []  # by the way that is not broken
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        sent = open_store(uri).workspace("teachers", "k")
+        assert sent.names() == []
+        trained, _, _ = _run(tmp_path, train, workspace=sent, log=log)
+        assert proxy.refused > 0
+        resumed, facts, _ = _run(tmp_path / "again", train, workspace=sent)
+    assert published[30] == []  # fifteen steps later, and the next one waits
+    assert "step-000000015" in published[31]
+    assert facts["resumed_at"] == 30
+    for module in (trained, resumed):
+        assert torch.equal(whole.linear.weight, module.linear.weight)
+    assert [row["loss"] for row in _log(tmp_path / "again")] == [row["loss"] for row in rows]
+
+
+def test_a_checkpoint_that_cannot_be_published_stops_the_run_at_the_next(tmp_path):
+    (tmp_path / "work").write_text("no folder")
+    train = Train(epochs=4, batch_size=6, lr=0.1, checkpoint_every=3, log_every=1)
+    rows = []
+    with pytest.raises(FileExistsError):
+        _run(tmp_path, train, log=rows.append)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(FileExistsError):  # at the end of the run
+        _run(tmp_path, Train(epochs=4, batch_size=6, checkpoint_every=15))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):

@@ -1,0 +1,196 @@
+"""What the benchmarks of quality share: students of many settings over one teacher, each measured
+once.
+
+A cell is a config whose students differ from another's; dataset, teacher, scores and language
+models are artifacts of one store and so are made once. What a student is worth is kept beside the
+store by the student's digest, so that a stopped benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from kdscale.config import Config, Shape
+from kdscale.data.dataset import Dataset, Tokens
+from kdscale.evaluation.collection import Collection
+from kdscale.evaluation.flops import count_parameters, forward_flops
+from kdscale.evaluation.latency import hardware, measure_latency, speedup
+from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.ranking import count_pairs, score_queries
+from kdscale.models.ranker import Scorer, load_ranker
+from kdscale.pipeline import run_steps
+from kdscale.progress import Reporter
+from kdscale.store import Artifact, open_store
+
+MEASURES = ("nDCG@10", "RR@10", "AP")
+PACKAGES = ("kdscale", "torch", "transformers", "ray", "deepspeed", "numpy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A student to be trained: how it is named in the results, and the config that makes it."""
+
+    config: Config
+    strategy: str
+    shape: Shape
+    budget: float  # share of the training queries
+    seed: int
+    variant: str = "default"  # of the recipe
+
+
+class Grid:
+    """Cells of one store, trained and measured on one split of one dataset."""
+
+    def __init__(self, base: Config, split: str, reporter: Reporter):
+        self.base, self.split, self.reporter = base, split, reporter
+        self.store = open_store(base.storage.uri)
+        self._memory = Path(base.storage.uri) / ".measured"
+        self._memory.mkdir(parents=True, exist_ok=True)
+        self.shared = self._make(base, ["dataset", "tokens", "teacher", "scores"])
+        self.dataset = Dataset(self.shared["dataset"].path)
+        self.tokens = Tokens(self.shared["tokens"].path)
+        self.collection = Collection(self.dataset, self.tokens, split, base.evaluate.depth)
+        self.train_queries = self.dataset.queries("train").num_rows
+
+    def train(self, cell: Cell) -> Artifact:
+        """The cell's student, trained now or found in the store."""
+        step = f"student:{cell.strategy}:{cell.shape.name}"
+        return self._make(self._config(cell), [step])[step]
+
+    def language_model(self, cell: Cell) -> Artifact:
+        """What the cell's student starts from, for a strategy that distils it."""
+        step = f"lm:{cell.shape.name}"
+        return self._make(self._config(cell), [step])[step]
+
+    def _config(self, cell: Cell) -> Config:
+        ranker = replace(
+            cell.config.ranker,
+            strategies=[cell.strategy],
+            max_queries=max(1, round(cell.budget * self.train_queries)),
+            seed=cell.seed,
+        )
+        return replace(cell.config, students=[cell.shape], ranker=ranker)
+
+    def measure(self, name: str, artifact: Artifact | None) -> dict[str, np.ndarray]:
+        """measure -> [queries]; artifact None: the candidates as they come (BM25)."""
+        settings = [self.split, self.base.evaluate.depth, len(self.collection.qrels)]
+        key = "-".join(map(str, [artifact.digest[:16] if artifact else "bm25", *settings]))
+        path = self._memory / f"{key}.npz"
+        if not path.is_file():
+            np.savez(path, **self.measure_model(name, artifact and artifact.path))
+        return dict(np.load(path))
+
+    def measure_model(self, name: str, model: Path | None) -> dict[str, np.ndarray]:
+        """The same for a model's folder, measured anew."""
+        if model is None:
+            scored = self.collection.found()
+        else:
+            scorer = Scorer(load_ranker(model), self.tokens.encoder())
+            scored = score_queries(scorer, self.collection.token_pairs())
+        with self.reporter.task(f"{name} on {self.split}", self.collection.pairs) as task:
+            scores = {qid: dict(ranking) for qid, ranking in count_pairs(scored, task)}
+        # Equal scores by pid, as in the run files.
+        run = {
+            qid: sorted(of_query, key=lambda pid: (-of_query[pid], pid))
+            for qid, of_query in scores.items()
+        }
+        return per_query(parse_measures(MEASURES), self.collection.qrels, run)
+
+    def latency(self, students: dict[str, Artifact], queries: int, threads: int) -> dict[str, dict]:
+        """Per name (and "teacher"): parameters, FLOPs a pair, median milliseconds a query of the
+        collection's depth, and how many times faster than the teacher."""
+        artifacts = {"teacher": self.shared["teacher"], **students}
+        models = {name: load_ranker(a.path) for name, a in artifacts.items()}
+        encoder = self.tokens.encoder()
+        requests = self.collection.requests(queries)
+        with self.reporter.task("latency", len(requests) * len(models)) as task:
+            timings = measure_latency(
+                {name: (model, encoder) for name, model in models.items()}, requests, threads, task
+            )
+        slow = timings["teacher"].total_ms
+        return {
+            name: {
+                "parameters": count_parameters(model)[0],
+                "flops_per_pair": forward_flops(model, encoder.max_length),
+                "candidates": len(requests[0][1]),
+                "threads": threads,
+                "ms": float(np.median(timings[name].total_ms)),
+                "speedup": speedup(slow, timings[name].total_ms),
+            }
+            for name, model in models.items()
+        }
+
+    def _make(self, config: Config, wanted: list[str]) -> dict[str, Artifact]:
+        outcomes = run_steps(config, self.store, wanted, self.reporter)
+        return {o.step.name: o.artifact for o in outcomes}
+
+
+def rows_of(
+    cell: Cell | None, system: str, artifact: Artifact | None, values: dict[str, np.ndarray]
+) -> pa.Table:
+    """The results of one system, a row a measure: [queries] values in a list column."""
+    facts: dict[str, Any] = artifact.facts if artifact else {}
+    count = len(values)
+    columns = {
+        "system": [system] * count,
+        "strategy": [cell.strategy if cell else None] * count,
+        "shape": [cell.shape.name if cell else None] * count,
+        "variant": [cell.variant if cell else None] * count,
+        "budget": [cell.budget if cell else None] * count,
+        "seed": [cell.seed if cell else None] * count,
+        "pairs_seen": [facts.get("pairs_seen")] * count,
+        "train_seconds": [facts.get("seconds")] * count,
+        "artifact": [artifact.name if artifact else None] * count,
+        "digest": [artifact.digest if artifact else None] * count,
+        "measure": list(values),
+        "mean": [float(v.mean()) for v in values.values()],
+        "values": [v.astype(np.float32).tolist() for v in values.values()],
+    }
+    return pa.table(columns, schema=RESULTS)
+
+
+RESULTS = pa.schema(
+    [
+        ("system", pa.string()),
+        ("strategy", pa.string()),
+        ("shape", pa.string()),
+        ("variant", pa.string()),
+        ("budget", pa.float64()),
+        ("seed", pa.int64()),
+        ("pairs_seen", pa.int64()),
+        ("train_seconds", pa.float64()),
+        ("artifact", pa.string()),
+        ("digest", pa.string()),
+        ("measure", pa.string()),
+        ("mean", pa.float64()),
+        ("values", pa.list_(pa.float32())),
+    ]
+)
+
+
+def write_results(path: Path, tables: list[pa.Table], **about: Any) -> None:
+    """One Parquet file; how it was made is JSON in the schema's metadata under "about"."""
+    about = {
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in PACKAGES},
+        **about,
+    }
+    table = pa.concat_tables(tables).replace_schema_metadata({"about": json.dumps(about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")

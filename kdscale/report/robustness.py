@@ -1,0 +1,112 @@
+"""Whether the answer holds: at other reranking depths, and on collections not trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from kdscale.data.schema import DEPTHS
+from kdscale.data.shards import read_table
+from kdscale.report import figures
+from kdscale.report.evidence import Evidence, baseline_of, test_of
+from kdscale.report.verdict import Verdict, signed
+
+
+def depths_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
+    """The primary measure of each system by reranking depth, drawn and as rows; None where one
+    depth alone was looked at."""
+    path = evidence.inputs["evaluation"].path / "depths.parquet"
+    primary = evidence.config.evaluate.primary
+    found = {
+        (r["system"], r["depth"]): r
+        for r in read_table(path, DEPTHS).to_pylist()
+        if r["split"] == evidence.split and r["measure"] == primary
+    }
+    depths = sorted({depth for _, depth in found})
+    if len(depths) < 2:
+        return None
+    shapes = list(dict.fromkeys(s["student"] for s in evidence.students))
+    lines = []
+    for system in evidence.systems:
+        dash = shapes.index(system["student"]) % figures.SHAPES if system["student"] else 0
+        lines.append(
+            {
+                "system": system,
+                "color": figures.color_of(system["system"], system["strategy"]),
+                "dash": dash,
+                "svg_dash": figures.SVG_DASHES[dash],
+                "cells": [found[system["system"], depth] for depth in depths],
+            }
+        )
+    drawn = [
+        (f"{primary} on {evidence.split}", depths, [c["value"] for c in line["cells"]], line)
+        for line in lines
+    ]
+    return {
+        "wide": Markup(figures.depth_lines(drawn, 8.6, 3.8, "depths")),
+        "narrow": Markup(figures.depth_lines(drawn, 4.0, 3.8, "depths-narrow")),
+        "label": _label(primary, depths, lines),
+        "depths": depths,
+        "lines": lines,
+        "finding": _depth_finding(evidence, verdict, depths, found),
+    }
+
+
+def _label(primary: str, depths: list[int], lines: list[dict[str, Any]]) -> str:
+    said = [
+        f"{line['system']['system']} from {line['cells'][0]['value']:.3f} to "
+        f"{line['cells'][-1]['value']:.3f}"
+        for line in lines
+    ]
+    return f"{primary} when {depths[0]} to {depths[-1]} candidates are reranked: {'; '.join(said)}."
+
+
+def _depth_finding(
+    evidence: Evidence, verdict: Verdict, depths: list[int], found: dict[Any, dict[str, Any]]
+) -> str:
+    if verdict.system is None:
+        return ""
+    name, baseline = verdict.system["system"], baseline_of(evidence.config)
+    cells = [found[name, depth] for depth in depths]
+    least, most = (pick(cells, key=lambda c: c["delta"]) for pick in (min, max))
+    surely = [str(c["depth"]) for c in cells if c["ci_high"] is not None and c["ci_high"] < 0]
+    below = (
+        f"its 95 % interval lies below zero with {', '.join(surely)} candidates"
+        if surely
+        else "at no depth does its 95 % interval lie below zero"
+    )
+    return (
+        f"The difference of {name} from {baseline} is {signed(least['delta'])} with "
+        f"{least['depth']} candidates, where it is lowest, and {signed(most['delta'])} with "
+        f"{most['depth']}, where it is highest; {below} (uncorrected)."
+    )
+
+
+def transfer_view(evidence: Evidence) -> list[dict[str, Any]]:
+    """The collections that nothing was trained on, each with a row a system in page order."""
+    primary, base = evidence.config.evaluate.primary, evidence.config.evaluate.baseline
+    own = evidence.config.evaluate.splits
+    collections = [name for name in evidence.systems[0]["measures"] if name not in own]
+    views = []
+    for name in collections:
+        best = evidence.system(base)["measures"][name][primary]
+        rows = [_transfer_row(s, name, primary, best, evidence) for s in evidence.systems]
+        queries = next((r["test"]["n"] for r in rows if r["test"]), 0)
+        source = evidence.config.transfer[name.partition("/")[0]]
+        views.append({"name": name, "queries": queries, "depth": source.depth, "rows": rows})
+    return views
+
+
+def _transfer_row(
+    system: dict[str, Any], name: str, primary: str, best: float, evidence: Evidence
+) -> dict[str, Any]:
+    value, home = system["measures"][name][primary], evidence.value(system)
+    at_home = evidence.value(evidence.system(evidence.config.evaluate.baseline))
+    return {
+        "system": system,
+        "value": value,
+        "kept": value / best if best else None,
+        "kept_at_home": home / at_home if at_home else None,
+        "test": test_of(system, name, primary),
+    }

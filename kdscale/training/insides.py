@@ -1,0 +1,119 @@
+"""A frozen teacher beside a student: the terms that compare what both make of the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from kdscale.losses.lm import INTERMEDIATE_LOSSES, PROJECTION_OF, lm_terms
+from kdscale.models.capture import Capture
+
+RIDGE = 1e-4  # of the mean square of the states: directions that they do not use stay at zero
+
+
+class Insides(nn.Module):
+    """Runs a student and its teacher on the same tokens and compares their insides.
+
+    The projections from student to teacher width are trained along and thrown away; they begin
+    at random, from `seed`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        teacher: PreTrainedModel,
+        layer_map: Sequence[int],
+        losses: Collection[str],
+        relation_heads: int,
+        seed: int,
+    ):
+        """width: of the student's states. losses: of which those compared here are taken."""
+        super().__init__()
+        # In a tuple, so that the frozen teacher is no submodule: it is neither checkpointed nor
+        # broadcast nor averaged.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._layer_map = list(layer_map)
+        self._names = [name for name in losses if name in INTERMEDIATE_LOSSES]
+        self._relation_heads = relation_heads
+        self._asks_teacher = set(losses) != {"mlm"}
+        wanted = set(self._names)
+        self._what = {
+            "hidden": bool(wanted & {"hidden", "cosine"}),
+            "embedding": "embedding" in wanted,
+            "qkv": "qkv" in wanted,
+            "scores": bool(wanted & {"attention", "attention_kl"}),
+        }
+        wide = teacher.config.hidden_size
+        names = sorted({PROJECTION_OF[name] for name in wanted if name in PROJECTION_OF})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projections = nn.ModuleDict(
+                {name: nn.Linear(width, wide, bias=False) for name in names}
+            )
+
+    def start_projections(self, basis: torch.Tensor) -> None:
+        """basis: [H, h] orthonormal columns; the map student -> teacher begins as its inverse."""
+        for projection in self.projections.values():
+            projection.weight.data.copy_(basis)
+
+    @torch.no_grad()
+    def fit_projections(self, student: nn.Module, inputs: Iterable[dict[str, Any]]) -> None:
+        """Begin with the maps that bring the student's states on these inputs nearest to the
+        teacher's (least squares): else the first steps would teach the student a map drawn at
+        random, and a student that is distilled already would lose by it."""
+        products: dict[str, list] = {name: [] for name in self.projections}
+        trained = student.training
+        student.eval()
+        for part in inputs if self.projections else ():
+            mask = part["attention_mask"].bool()
+            ours, _, theirs, _ = self._run(student, part)
+            mapped = (theirs.hidden[n - 1] for n in self._layer_map if theirs.hidden)
+            states = {
+                "embedding": [(ours.embedding, theirs.embedding)],
+                "hidden": list(zip(ours.hidden, mapped, strict=True)),
+            }
+            for name, made in products.items():
+                for x, y in states[name]:
+                    x, y = x[mask].double(), y[mask].double()
+                    made.append((x.T @ x, x.T @ y))
+        student.train(trained)
+        for name, made in products.items():
+            xx, xy = (sum(parts) for parts in zip(*made, strict=True))
+            ridge = RIDGE * xx.diagonal().mean() * torch.eye(len(xx), dtype=xx.dtype)
+            self.projections[name].weight.copy_(torch.linalg.solve(xx + ridge, xy).T)
+
+    def forward(
+        self, student: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+        """The student's output, the teacher's (None where only mlm is asked for: it needs no
+        teacher), and {term: [B]}.
+
+        student: handed over at each call, since it is a part of the module that calls. inputs:
+        of both models, with attention_mask [B, T]: padding is in no term.
+        """
+        ours, output, theirs, teacher_output = self._run(student, inputs)
+        terms = lm_terms(
+            self._names,
+            ours,
+            theirs,
+            inputs["attention_mask"].bool(),
+            self._layer_map,
+            self.projections,
+            self._relation_heads,
+        )
+        return output, teacher_output, terms
+
+    def _run(self, student: nn.Module, inputs: dict[str, Any]) -> tuple[Capture, Any, Capture, Any]:
+        with torch.no_grad(), Capture(self._teacher[0], **self._what) as theirs:
+            teacher_output = self._teacher[0](**inputs) if self._asks_teacher else None
+        with Capture(student, **self._what) as ours:
+            output = student(**inputs)
+        return ours, output, theirs, teacher_output
+
+    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+        self._teacher[0]._apply(fn)  # moves to a device with the student
+        return super()._apply(fn, recurse)

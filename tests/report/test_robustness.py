@@ -1,0 +1,80 @@
+import copy
+import re
+
+import pyarrow.parquet as pq
+import pytest
+from report_experiment import SHAPES, make_config, make_inputs
+from test_page import Page
+
+from kdscale.config import Evaluate, Transfer
+from kdscale.report.evidence import collect
+from kdscale.report.page import render_page
+from kdscale.report.robustness import depths_view, transfer_view
+from kdscale.report.verdict import judge
+
+STUDENT = "lm_distill_ranker_distill/2l-192"
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    root = tmp_path_factory.mktemp("deep")
+    config = make_config(root, SHAPES[1:], evaluate=Evaluate(depths=[3, 10]))
+    return collect(config, make_inputs(config))
+
+
+def test_every_system_has_a_line_and_a_cell_a_depth(deep):
+    view = depths_view(deep, judge(deep))
+    assert view["depths"] == [3, 10, 30]
+    assert [line["system"]["system"] for line in view["lines"]] == [
+        s["system"] for s in deep.systems
+    ]
+    by_name = {line["system"]["system"]: line["cells"] for line in view["lines"]}
+    for name, cells in by_name.items():
+        assert cells[-1]["value"] == pytest.approx(deep.value(deep.system(name)))
+    assert all(c["delta"] is None for c in by_name["teacher"])
+    table = pq.read_table(deep.inputs["evaluation"].path / "depths.parquet").to_pylist()
+    (row,) = [
+        r for r in table if (r["system"], r["depth"], r["measure"]) == (STUDENT, 3, "nDCG@10")
+    ]
+    assert by_name[STUDENT][0]["delta"] == row["delta"]
+    least = min(cells := by_name[STUDENT], key=lambda c: c["delta"])
+    assert f"with {least['depth']} candidates, where it is lowest" in view["finding"]
+    assert len(cells) == 3
+
+
+def test_the_page_shows_the_depths(deep):
+    page = render_page(deep, judge(deep))
+    section = re.search(r'<section id="depths".*?</section>', page, re.DOTALL).group(0)
+    assert len(re.findall(r"<tr>", section)) == 1 + 6
+    assert "3 to 30 candidates are reranked" in section
+    ids = [attrs["id"] for _, attrs in Page(page).tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_one_depth_is_no_section(experiment):
+    assert depths_view(experiment.evidence, judge(experiment.evidence)) is None
+    assert 'id="depths"' not in experiment.page and 'href="#depths"' not in experiment.page
+
+
+def test_what_is_kept_elsewhere_and_at_home(deep):
+    assert transfer_view(deep) == []
+    evidence = copy.deepcopy(deep)
+    evidence.config.transfer["far"] = Transfer(depth=9)
+    halved = {"bm25": 0.2, "teacher": 0.4}
+    for system in evidence.systems:
+        system["measures"]["far/test"] = {"nDCG@10": halved.get(system["system"], 0.3)}
+        if system["system"] != "teacher":
+            system["tests"]["far/test"] = {"nDCG@10": system["tests"]["test"]["nDCG@10"]}
+    (view,) = transfer_view(evidence)
+    assert (view["name"], view["queries"], view["depth"]) == ("far/test", 80, 9)
+    by_name = {row["system"]["system"]: row for row in view["rows"]}
+    assert by_name["bm25"]["kept"] == pytest.approx(0.5)
+    assert by_name[STUDENT]["kept"] == pytest.approx(0.75)
+    home = evidence.value(evidence.system(STUDENT)) / evidence.value(evidence.system("teacher"))
+    assert by_name[STUDENT]["kept_at_home"] == pytest.approx(home)
+    page = render_page(evidence, judge(evidence))
+    section = re.search(r'<section id="transfer".*?</section>', page, re.DOTALL).group(0)
+    assert "far/test: 80 queries, 9 candidates" in section and "75 %" in section
+    # The table of the results has the experiment's own splits alone.
+    results = re.search(r'<section id="results".*?</section>', page, re.DOTALL).group(0)
+    assert "far/test" not in results

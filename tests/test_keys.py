@@ -1,0 +1,96 @@
+"""The parts of a config that the keys of artifacts are made of."""
+
+from world import make_config, make_encoder
+
+from kdscale.config import Config
+from kdscale.configload import load_config
+from kdscale.steps import build_steps
+
+PLAIN = {"name": "tiny", "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32}
+
+
+def plan(config: Config):
+    return {s.name: (s.stage, s.label, s.matters(), s.inputs) for s in build_steps(config).values()}
+
+
+def keys_of(value):
+    """Every key of nested mappings."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else []:
+        yield from keys_of(inner)
+
+
+def test_a_shape_without_an_embedding_width_has_the_keys_it_always_had(tmp_path):
+    steps = plan(load_config(make_config(tmp_path, students=[PLAIN])))
+    same = plan(load_config(make_config(tmp_path, students=[{**PLAIN, "embedding": 0}])))
+    assert steps == same
+    students = [name for name in steps if name.startswith(("lm:", "student:"))]
+    assert all(steps[name][2]["student"] == PLAIN for name in students)
+    assert steps["report"][2]["config"]["students"] == [PLAIN]
+
+
+def test_an_embedding_width_reruns_its_student_and_nothing_of_the_teacher(tmp_path):
+    steps = plan(load_config(make_config(tmp_path, students=[PLAIN])))
+    other = plan(load_config(make_config(tmp_path, students=[{**PLAIN, "embedding": 8}])))
+    changed = {name for name in steps if steps[name] != other[name]}
+    students = {name for name in steps if name.startswith(("lm:", "student:"))}
+    assert changed == students | {"report"}  # the report shows the config
+
+
+def test_without_an_ensemble_no_key_knows_of_it(tmp_path):
+    path = make_config(tmp_path)
+    steps = plan(load_config(path))
+    assert steps == plan(load_config(path, ["ensemble=[]"]))
+    assert "ensemble" not in {k for _, _, matters, _ in steps.values() for k in keys_of(matters)}
+    assert not any("ensemble" in inputs or ":2" in str(inputs) for *_, inputs in steps.values())
+    # Whatever does not learn from the further teacher is what it was without it.
+    other = plan(load_config(path, [f"ensemble=[{{model: {tmp_path / 'encoder'}}}]"]))
+    soft = {"student:ranker_distill:tiny", "student:lm_distill_ranker_distill:tiny"}
+    changed = {name for name in steps if steps[name] != other[name]}
+    assert changed == soft | {"evaluation", "report"}
+    for name in soft | {"evaluation"}:  # by their inputs alone
+        assert steps[name][:3] == other[name][:3]
+
+
+def test_further_teachers_are_scored_alone_and_joined(tmp_path):
+    path = make_config(tmp_path)
+    same = f"{{model: {tmp_path / 'encoder'}, train: {{lr: 0.1}}}}"
+    other = f"{{model: {make_encoder(tmp_path / 'other', words=50)}}}"
+    steps = plan(load_config(path, [f"ensemble=[{same}, {other}]"]))
+    before, after = list(steps).index("teacher"), list(steps).index("lm:tiny")
+    assert list(steps)[:before] == ["dataset", "tokens", "tokens:2", "tokens:3"]
+    assert list(steps)[before:after] == [
+        *("teacher", "teacher:2", "teacher:3"),
+        *("scores", "scores:2", "scores:3", "ensemble"),
+    ]
+    # One tokenizer is one key, and so one artifact.
+    assert steps["tokens:2"] == steps["tokens"] != steps["tokens:3"]
+    assert steps["scores:3"][3] == {
+        "dataset": "dataset",
+        "tokens": "tokens:3",
+        "teacher": "teacher:3",
+    }
+    assert list(steps["ensemble"][3]) == ["scores", "scores:2", "scores:3"]
+    assert steps["ensemble"][2] == {}
+    for strategy, scores in (("ranker_distill", "ensemble"), ("lm_distill_finetune", None)):
+        assert steps[f"student:{strategy}:tiny"][3].get("scores") == scores
+    teachers = [steps[name][2] for name in ("teacher", "teacher:2", "teacher:3")]
+    assert [matters["seed"] for matters in teachers] == [13, 14, 15]
+    assert teachers[1]["teacher"]["train"]["lr"] == 0.1
+    evaluated = [r for r in steps["evaluation"][3] if not r.startswith("student:")]
+    roles = [f"{role}{n}" for role in ("tokens", "teacher") for n in ("", ":2", ":3")]
+    assert evaluated == ["dataset", *roles, "ensemble"]
+
+
+def test_a_transfer_has_tokens_for_every_teacher(tmp_path):
+    other = f"{{model: {make_encoder(tmp_path / 'other', words=50)}}}"
+    path = make_config(tmp_path)
+    source = f"{{type: beir, path: {tmp_path / 'beir'}}}"
+    config = load_config(path, [f"ensemble=[{other}]", f"transfer={{far: {{source: {source}}}}}"])
+    steps = build_steps(config)
+    assert steps["tokens:far:2"].inputs == {"dataset": "dataset:far"}
+    assert steps["tokens:far:2"].matters() != steps["tokens:far"].matters()
+    roles = {"dataset:far", "tokens:far", "tokens:far:2", "tokens:2", "teacher:2", "ensemble"}
+    assert roles <= steps["evaluation"].inputs.keys()

@@ -1,0 +1,151 @@
+"""Collections that are only evaluated: how they are prepared, ranked and shown."""
+
+import dataclasses
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from world import make_beir, make_config
+
+from kdscale.cli import main
+from kdscale.config import BeirSource, Config, DocstringsSource, MsMarcoSource, Transfer, TrecSource
+from kdscale.configload import load_config
+from kdscale.errors import KdscaleError
+from kdscale.pipeline import run_steps
+from kdscale.progress import Reporter
+from kdscale.steps import build_steps
+from kdscale.store import open_store
+from kdscale.transfer import transfer_config
+
+BEIR = BeirSource(path="x")
+
+
+def config_of(**transfers):
+    return dataclasses.replace(Config(), transfer=transfers)
+
+
+def test_only_the_one_query_set_is_read():
+    config = config_of(
+        beir=Transfer(BEIR, max_queries=5, depth=7),
+        trec=Transfer(
+            TrecSource(documents=["d"], topics={"a": "1", "b": "2"}, qrels={"a": "3", "b": "4"}),
+            "b",
+        ),
+        marco=Transfer(
+            MsMarcoSource(queries={"train": "1", "dev": "2"}, candidates={}, triples="t"), "dev"
+        ),
+        doc=Transfer(DocstringsSource(packages=["sys"]), "dev"),
+    )
+    made = {name: transfer_config(config, name) for name in config.transfer}
+    assert made["beir"].source.splits == {"test": "test"}
+    assert made["beir"].prepare.max_queries == {"test": 5}
+    assert made["beir"].prepare.default_depth == 7 and not made["beir"].prepare.depth
+    assert (made["trec"].source.topics, made["trec"].source.qrels) == ({"b": "2"}, {"b": "4"})
+    assert made["trec"].source.documents == ["d"] and made["trec"].source.runs == {}
+    assert made["marco"].source.queries == {"dev": "2"} and made["marco"].source.triples is None
+    assert made["doc"].source == config.transfer["doc"].source
+
+
+def test_texts_are_treated_as_those_of_the_experiment():
+    config = config_of(a=Transfer(BEIR))
+    config.prepare.max_length, config.prepare.bm25_k1, config.prepare.negatives = 64, 0.9, 3
+    prepare = transfer_config(config, "a").prepare
+    assert (prepare.max_length, prepare.bm25_k1) == (64, 0.9)
+    config.prepare.negatives = 5
+    assert transfer_config(config, "a").prepare == prepare  # what only training needs
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return make_config(tmp_path_factory.mktemp("tiny"))
+
+
+def add_transfer(path, **changes):
+    """A copy of the config with a second collection, of other texts and questions."""
+    other = path.parent / "other"
+    if not other.exists():
+        make_beir(other, passages=120, seed=1)
+    data = yaml.safe_load(path.read_text())
+    source = {"type": "beir", "path": str(other), "splits": {"test": "test", "dev": "dev"}}
+    transfer = {"source": source, "depth": 6, "max_queries": 15, **changes}
+    data["transfer"] = {"other": transfer}
+    copy = path.with_name("with-transfer.yaml")
+    copy.write_text(yaml.safe_dump(data))
+    return copy
+
+
+def test_a_transfer_changes_the_evaluation_and_the_page_alone(plain):
+    """What goes into the keys: settings and inputs, step by step."""
+    before, after = (build_steps(load_config(p)) for p in (plain, add_transfer(plain)))
+    changed = {
+        name
+        for name in before
+        if (before[name].matters(), before[name].inputs)
+        != (after[name].matters(), after[name].inputs)
+    }
+    assert changed == {"evaluation", "report"}
+    assert after.keys() - before.keys() == {"dataset:other", "tokens:other"}
+    assert "transfer" not in before["evaluation"].matters()
+    assert "transfer" not in before["report"].matters()["config"]
+    assert not any("other" in role for role in before["evaluation"].inputs)
+
+
+def test_what_is_wrong_with_its_source_names_the_transfer(plain):
+    path = add_transfer(plain, source={"type": "beir", "path": "nowhere"})
+    step = build_steps(load_config(path))["dataset:other"]
+    with pytest.raises(KdscaleError, match=r"^transfer\.other: source\.path: no folder 'nowhere'"):
+        step.matters()
+
+
+@pytest.mark.slow
+def test_every_system_ranks_the_other_collection(tmp_path, ray_cluster, capsys):
+    path = add_transfer(make_config(tmp_path))
+    sets = ["cluster.engine=torch", "ranker.strategies=[finetune]", "evaluate.depths=[3]"]
+    assert main(["run", str(path), *(a for s in sets for a in ("--set", s))]) == 0
+    table = capsys.readouterr().out
+    assert "other/test, 3 systems" in table
+    store = open_store(str(tmp_path / "store"))
+    assert len(store.list("datasets")) == len(store.list("tokens")) == 2
+    evaluation = store.list("evaluations")[0]
+    assert evaluation.facts["queries"] == {"test": 20, "other/test": 15}
+    runs = {p.name for p in (evaluation.path / "runs/other/test").iterdir()}
+    assert runs == {"bm25.trec", "teacher.trec", "finetune--tiny.trec"}
+    metrics = pq.read_table(evaluation.path / "metrics.parquet")
+    assert set(metrics["split"].to_pylist()) == {"test", "other/test"}
+    depths = pq.read_table(evaluation.path / "depths.parquet").to_pylist()
+    assert {r["depth"] for r in depths if r["split"] == "other/test"} == {3, 6}
+    assert {r["depth"] for r in depths if r["split"] == "test"} == {3, 10}
+    assert main(["results", str(tmp_path / "store"), "--format", "json"]) == 0
+    student = json.loads(capsys.readouterr().out)[2]
+    assert isinstance(student["other/test nDCG@10"], float)
+    assert isinstance(student["other/test noninferior"], bool)
+    page = (store.list("reports")[0].path / "index.html").read_text(encoding="utf-8")
+    section = re.search(r'<section id="transfer".*?</section>', page, re.DOTALL).group(0)
+    assert "other/test" in section and "15 queries" in section
+    # A transfer that was made stays, whatever changes in training.
+    config = load_config(path, [*sets, "teacher.train.lr=0.5"])
+    again = run_steps(config, store, None, Reporter(), dry_run=True)
+    cached = {o.step.name for o in again if o.status == "cached"}
+    # Of labels alone, without the teacher, is the one student.
+    assert cached == {"dataset", "tokens", "dataset:other", "tokens:other", "student:finetune:tiny"}
+
+
+@pytest.mark.slow
+def test_vaswani_is_prepared_though_it_has_nothing_to_train_on(
+    tmp_path, plain, shared_data, ray_cluster
+):
+    root = shared_data("vaswani")
+    source = {
+        "type": "trec",
+        "documents": [str(root / "corpus" / "*")],
+        "topics": {"test": str(root / "query-text.trec")},
+        "qrels": {"test": str(root / "qrels")},
+    }
+    config = load_config(add_transfer(plain, source=source, depth=20, max_queries=None))
+    config.storage.uri = str(tmp_path)
+    outcomes = run_steps(config, open_store(str(tmp_path)), ["tokens:other"], Reporter())
+    dataset, tokens = (o.artifact for o in outcomes)
+    assert dataset.facts["queries"]["test"]["kept"] == 93 and dataset.facts["pairs"] == 0
+    assert dataset.facts["passages"] == 11_429 and tokens.facts["queries"] == {"test": 93}
