@@ -125,6 +125,7 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         (f"transfer: {{a: {{source: {BEIR}, split: tset}}}}", "transfer.a.split: .*no query set"),
         (f"transfer: {{test: {{source: {BEIR}}}}}", "transfer.test: evaluate.splits has a split"),
         (f"transfer: {{a/b: {{source: {BEIR}}}}}", "transfer: the name"),
+        (f"transfer: {{2: {{source: {BEIR}}}}}", "transfer.2: the name of a transfer is no number"),
         (f"transfer: {{a: {{source: {BEIR}, split: ../x}}}}", "transfer.a.split: the name"),
         (f"transfer: {{a: {{source: {BEIR}, depth: 0}}}}", "transfer.a: depth and max_queries"),
         ("transfer: {a: {source: {type: trec}, split: all}}", r"transfer.a.split: \"all\""),
