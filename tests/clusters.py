@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,15 @@ def ray_cluster_of(cpus: int):
 
 def raylet_pid(node) -> int:
     return node.all_processes["raylet"][0].process.pid
+
+
+def kill_node(cluster, node) -> None:
+    """SIGKILL to every process of a node, as when a machine goes."""
+    processes = psutil.Process(raylet_pid(node)).children(recursive=True)
+    cluster.remove_node(node, allow_graceful=False)  # which leaves its workers to notice
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def actors(cluster, name: str) -> list[psutil.Process]:

@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from faults.watcher import leaks
 from ray_head import clean_environment, ray_head
 from world import make_config
 
@@ -99,6 +100,7 @@ def test_a_stage_runs_on_the_cluster_and_its_log_is_followed(head, config, s3_se
     assert done.stdout.rstrip().endswith("succeeded")
     assert not [s for s in [head.token, *s3_server.secrets] if s in done.stdout + done.stderr]
     assert len(open_store(uri).list("scores")) == 1
+    assert leaks(head.folder.rglob("*"), uri) == []
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """Commands with a config, or a whole evaluation, in object storage."""
 
+import io
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rich.console import Console
 from small_world import SmallWorld
 from world import make_config
 
@@ -10,6 +13,8 @@ from kdscale.cli import main
 from kdscale.configload import load_config
 from kdscale.doctor import _disk, check_store
 from kdscale.evaluation.results import load_results
+from kdscale.pipeline import run_steps
+from kdscale.progress import Reporter
 from kdscale.store import LocalStore, open_store
 
 
@@ -33,6 +38,26 @@ def test_prepare_into_a_bucket_and_again(tmp_path, s3_uri, raw, ray_cluster, cac
     assert raw.names() == stored
     tokens = open_store(s3_uri).list("tokens")[0]
     assert {p.name for p in tokens.path.iterdir()} >= {"manifest.json", "tokenizer"}
+
+
+@pytest.mark.slow
+def test_of_two_runs_of_one_stage_the_loser_says_so(tmp_path, s3_uri, raw, ray_cluster, cache):
+    config = load_config(make_config(tmp_path), [f"storage.uri={s3_uri}"])
+    shown = [io.StringIO(), io.StringIO()]
+
+    def run(output):
+        reporter = Reporter(Console(file=output, soft_wrap=True))
+        return run_steps(config, open_store(s3_uri), ["dataset"], reporter)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(run, shown))
+    assert [o.status for steps in outcomes for o in steps] == ["done", "done"]
+    one, other = (steps[0].artifact for steps in outcomes)
+    said = f"warning: dataset: another process committed {one.key} first; theirs is used"
+    assert sorted(output.getvalue().count(said) for output in shown) == [0, 1]
+    assert one == other
+    below = [name.split("/")[2] for name in raw.names() if name.startswith("datasets/")]
+    assert set(below) == {"manifest.json", one.manifest["attempt"]}  # nothing of the loser's
 
 
 def test_doctor_looks_at_a_bucket(tmp_path, s3_uri, cache):

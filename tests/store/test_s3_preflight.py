@@ -149,12 +149,17 @@ def test_a_service_that_overwrites_in_spite_of_if_none_match_is_refused(settings
         ["gc", "{uri}"],
         ["results", "{uri}"],
         ["pull", "{uri}/students/k", "{dir}"],
+        ["prepare", "{config}"],
+        ["run", "{config}", "--dry-run"],
     ],
 )
 def test_a_command_says_it_in_one_line(settings, s3_uri, tmp_path, capsys, command):
     settings(AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"storage: {{uri: {s3_uri}}}\n")
+    places = {"uri": s3_uri, "dir": tmp_path / "out", "config": config}
     began = time.monotonic()
-    assert main([word.format(uri=s3_uri, dir=tmp_path / "out") for word in command]) == 1
+    assert main([word.format(**places) for word in command]) == 1
     assert time.monotonic() - began < LIMIT_S
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("kdscale: bucket ")

@@ -13,31 +13,18 @@ import sys
 import time
 
 import pytest
-import yaml
-from clusters import Driver, actors, ray_cluster_of, wait_for
+from clusters import Driver, actors, kill_node, ray_cluster_of, wait_for
+from recovery_run import EPOCH, Run
 from safetensors.torch import load_file
 from world import make_config
 
-from kdscale.data.batches import BatchOrder
 from kdscale.progress import Reporter
 from kdscale.store import open_store
 from kdscale.store.exchange import push
+from kdscale.store.s3 import Bucket
 from kdscale.training.checkpoint import checkpoints
-from kdscale.training.metrics import batch_digest
 
 pytestmark = pytest.mark.slow
-
-STEPS = 100
-EPOCH = 5  # steps: 60 training queries, 12 a batch
-EVERY = 4  # steps from checkpoint to checkpoint: step 20, 40, ... is an epoch's end as well
-TRAIN = {
-    "max_steps": STEPS,
-    "batch_size": 12,
-    "micro_tokens": 64,  # several micro-batches a step
-    "lr": 1e-3,
-    "log_every": 1,
-    "checkpoint_every": EVERY,
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,71 +42,6 @@ def prepared(cluster, tmp_path_factory):
     return root
 
 
-class Run:
-    """One training, which may take several drivers."""
-
-    def __init__(self, prepared, folder, address):
-        shutil.copytree(prepared / "store", folder / "store")
-        self.folder, self._prepared, self._address = folder, prepared, address
-        self.uri = str(folder / "store")
-        self.drivers = []
-
-    def start(self, workers=2, cpus_per_worker=0.4, **changes):
-        config = yaml.safe_load((self._prepared / "config.yaml").read_text())
-        config["storage"] = {"uri": self.uri}
-        config["teacher"]["train"] = {**TRAIN, **changes}
-        config["cluster"] = {
-            "address": self._address,
-            "workers": workers,
-            "cpus_per_worker": cpus_per_worker,
-        }
-        number = len(self.drivers)
-        path = self.folder / f"config-{number}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        output = self.folder / f"output-{number}"
-        self.drivers.append(Driver(output, "-m", "kdscale", "finetune", path))
-        return self.drivers[-1]
-
-    def pieces(self, pattern="*"):
-        return sorted(p.name for p in self.folder.glob(f"store/.work/teachers/*/{pattern}"))
-
-    def reached(self, step):
-        """The newest checkpoint is of this step or a later one."""
-        return self.pieces("step-*")[-1:] >= [f"step-{step:09d}"]
-
-    @property
-    def artifact(self):
-        (path,) = self.folder.glob("store/teachers/*")
-        return path
-
-    def weights(self):
-        return (self.artifact / "model.safetensors").read_bytes()
-
-    def rows(self):
-        return [json.loads(x) for x in (self.artifact / "metrics.jsonl").read_text().splitlines()]
-
-    def facts(self):
-        return json.loads((self.artifact / "manifest.json").read_text())["facts"]
-
-    def check_log(self):
-        """No step left out or done twice, and no batch, by what was read in each step."""
-        rows = self.rows()
-        assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-        assert [row["batches"] for row in rows] == self.expected_batches()
-        return rows
-
-    def expected_batches(self):
-        from kdscale.data.dataset import Dataset, Tokens
-        from kdscale.data.groups import GroupSource
-
-        (dataset,) = self.folder.glob("store/datasets/*")
-        (tokens,) = self.folder.glob("store/tokens/*")
-        source = GroupSource(Dataset(dataset), Tokens(tokens), None, 4, None, seed=13)
-        order = BatchOrder(source.lengths, 12, seed=13)
-        assert order.steps_per_epoch == EPOCH
-        return [[batch_digest(order.batch(step)[1])] for step in range(STEPS)]
-
-
 @pytest.fixture
 def run(prepared, cluster, tmp_path):
     run = Run(prepared, tmp_path, cluster.address)
@@ -130,9 +52,14 @@ def run(prepared, cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(prepared, cluster, tmp_path_factory):
-    """The run that nobody touches."""
+    """The run that nobody touches; its folder `seen` has a checkpoint that it had midway."""
     run = Run(prepared, tmp_path_factory.mktemp("whole"), cluster.address)
-    run.start().finish()
+    driver = run.start()
+    wait_for(lambda: driver.running() and run.reached(52), "step 52")
+    (work,) = run.folder.glob("store/.work/teachers/*")
+    newest = run.pieces("step-*")[-1]  # kept for eight steps more
+    shutil.copytree(work / newest, run.folder / "seen" / work.name / newest)
+    driver.finish()
     run.check_log()
     assert run.pieces() == []  # what was work in progress is gone
     return run
@@ -144,6 +71,7 @@ def workers(cluster):
 
 def seconds_to_progress(killed_at, run, driver, what):
     """Waits for the first checkpoint after a kill."""
+    time.sleep(1)  # what was being published may still arrive
     before = run.pieces("step-*")[-1]
     wait_for(lambda: driver.running() and run.pieces("step-*")[-1:] > [before], "progress")
     print(f"{what}: {time.monotonic() - killed_at:.1f} s from the kill to a new checkpoint")
@@ -155,46 +83,68 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_worker(run, whole, cluster, rank):
+def stop_where(cluster, found):
+    """Stop the workers at a moment at which `found()` gives something; None if they were gone on
+    by then. What it gives must be the same a moment later, when what was on its way has arrived."""
+    seen = found()
+    if not seen:
+        return None
+    for worker in workers(cluster):
+        worker.suspend()
+    time.sleep(0.3)
+    if found() == seen:
+        return seen
+    for worker in workers(cluster):
+        worker.resume()
+    return None
+
+
+def kill_all(driver, cluster):
+    driver.kill()
+    for worker in workers(cluster):
+        worker.kill()
+    wait_for(lambda: not workers(cluster), "the workers of the killed driver to go")
+
+
+def resumed(step):
+    return f"going on from the checkpoint of step {step} "
+
+
+def test_killed_workers(run, whole, cluster):
+    """One of each rank, in mid-epoch."""
     driver = run.start()
-    wait_for(lambda: driver.running() and run.reached(44), "step 44")  # in mid-epoch
-    os.kill(workers(cluster)[rank].pid, signal.SIGKILL)
-    seconds_to_progress(time.monotonic(), run, driver, "worker")
-    assert "going on from the checkpoint of step" in driver.finish()
-    assert run.facts()["resumed_at"] >= 44
+    for rank, step in ((1, 22), (0, 62)):
+        wait_for(lambda step=step: driver.running() and run.reached(step), f"step {step}")
+        os.kill(workers(cluster)[rank].pid, signal.SIGKILL)
+        seconds_to_progress(time.monotonic(), run, driver, f"worker {rank}")
+    assert driver.finish().count("going on from the checkpoint of step") == 2
+    assert run.facts()["resumed_at"] >= 60
     run.check_log()
     assert run.weights() == whole.weights()
 
 
 def test_a_killed_driver(run, whole, cluster):
-    """Killed at an epoch's end, in the middle of publishing a checkpoint, in mid-epoch with the
-    newest checkpoint damaged afterwards, and between training and commit."""
+    """Killed at an epoch's end, in mid-epoch with the newest checkpoint damaged afterwards, and
+    between training and commit."""
+
+    def epochs_end():
+        newest = run.pieces("step-*")[-1:]
+        return newest if newest and int(newest[0][5:]) % EPOCH == 0 else None
+
     driver = run.start()
-    wait_for(lambda: driver.running() and run.reached(20), "step 20, an epoch's end")
-    driver.kill()
+    (ended,) = wait_for(lambda: driver.running() and stop_where(cluster, epochs_end), "the end")
+    kill_all(driver, cluster)
     killed_at = time.monotonic()
 
     driver = run.start()
     seconds_to_progress(killed_at, run, driver, "driver")
-    wait_for(lambda: driver.running() and run.reached(28), "step 28")
-    half = wait_for(lambda: driver.running() and stop_while_publishing(run, cluster), "publishing")
-    driver.kill()
-    for worker in workers(cluster):
-        worker.kill()
-    assert half in run.pieces(".step-*.part") and half[1:15] not in run.pieces("step-*")
-    started = run.pieces("step-*")[-1]
-
-    driver = run.start()
-    wait_for(lambda: driver.running() and run.reached(62), "step 64, in mid-epoch")
+    further = min(int(ended[5:]) + 24, 92)
+    wait_for(lambda: driver.running() and run.reached(further), "further checkpoints")
     for worker in workers(cluster):
         worker.suspend()  # the driver shows what they say within a second, and they are faster
-    line = f"going on from the checkpoint of step {int(started[5:])} "
+    line = resumed(int(ended[5:]))
     wait_for(lambda: driver.running() and line in driver.output, "the driver to tell of it", 30)
-    driver.kill()
-    for worker in workers(cluster):
-        worker.kill()
-    wait_for(lambda: not workers(cluster), "the workers of the killed driver to go")
+    kill_all(driver, cluster)
     before, newest = run.pieces("step-*")[-2:]
     (work,) = run.folder.glob("store/.work/teachers/*")
     flip_a_bit(work / newest / "optimizer.safetensors")
@@ -203,7 +153,7 @@ def test_a_killed_driver(run, whole, cluster):
     wait_for(lambda: driver.running() and run.pieces("export"), "the model")
     driver.kill()
     assert f"a damaged checkpoint is passed over: {work / newest}" in driver.output
-    assert f"going on from the checkpoint of step {int(before[5:])} " in driver.output
+    assert resumed(int(before[5:])) in driver.output
     assert list(run.folder.glob("store/teachers/*")) == []
 
     output = run.start().finish(timeout_s=60)
@@ -213,51 +163,39 @@ def test_a_killed_driver(run, whole, cluster):
     assert run.pieces() == []
 
 
-def test_a_killed_worker_and_driver_with_a_bucket(run, whole, cluster, s3_server):
+def test_a_driver_killed_during_an_upload_to_a_bucket(run, whole, cluster, s3_server):
     """Nothing but the object store is shared: workers fetch the inputs and the checkpoints."""
     for artifact in [*run.folder.glob("store/datasets/*"), *run.folder.glob("store/tokens/*")]:
         target = f"s3://{s3_server.bucket}/recovery/{artifact.parent.name}/{artifact.name}"
         push(artifact, target, Reporter())
     run.uri = f"s3://{s3_server.bucket}/recovery"
     workspace = open_store(run.uri).workspace("teachers", whole.artifact.name)
+    bucket = Bucket(run.uri)
 
-    def reached(step):
-        return max(checkpoints(workspace), default="") >= f"step-{step:09d}"
+    def halves():
+        """Checkpoints newer than the newest whole one, of which some objects are there."""
+        below = f".work/teachers/{whole.artifact.name}/"
+        keys = [o.key.removeprefix(below).split("/") for o in bucket.objects(below)]
+        newest = max(key[0] for key in keys if len(key) == 2)
+        return sorted({key[0] for key in keys if key[0] > newest})
 
     driver = run.start()
-    wait_for(lambda: driver.running() and reached(24), "step 24")
-    os.kill(workers(cluster)[0].pid, signal.SIGKILL)
-    wait_for(lambda: driver.running() and reached(48), "step 48")
-    driver.kill()
-    assert "going on from the checkpoint of step" in driver.output
-    run.start().finish()
+    wait_for(lambda: driver.running() and len(checkpoints(workspace)) == 2, "two checkpoints")
+    (half,) = wait_for(lambda: driver.running() and stop_where(cluster, halves), "an upload")
+    kill_all(driver, cluster)
+    newest = checkpoints(workspace)[-1]
+    assert half > newest
+    assert resumed(int(newest[5:])) in run.start().finish()
     (teacher,) = open_store(run.uri).list("teachers")
-    assert teacher.facts["resumed_at"] >= 48
+    assert teacher.facts["resumed_at"] == int(newest[5:])
     assert (teacher.path / "model.safetensors").read_bytes() == whole.weights()
     rows = [json.loads(x) for x in (teacher.path / "metrics.jsonl").read_text().splitlines()]
     assert [row["batches"] for row in rows] == run.expected_batches()
     assert workspace.names() == []
 
 
-def stop_while_publishing(run, cluster):
-    """The half-written checkpoint that the workers were stopped at, if they were in time."""
-    half = run.pieces(".step-*.part")
-    if not half:
-        return None
-    for worker in workers(cluster):
-        worker.suspend()
-    if run.pieces(".step-*.part") == half:
-        return half[0]
-    for worker in workers(cluster):
-        worker.resume()
-    return None
-
-
-def test_one_worker_goes_on_with_what_two_began(run, whole, cluster):
-    driver = run.start(workers=2)
-    wait_for(lambda: driver.running() and run.reached(52), "step 52")
-    driver.kill()
-    wait_for(lambda: not workers(cluster), "the workers of the killed driver to go")
+def test_one_worker_goes_on_with_what_two_began(run, whole):
+    shutil.copytree(whole.folder / "seen", run.folder / "store" / ".work" / "teachers")
     run.start(workers=1).finish()
     assert run.facts()["resumed_at"] >= 52
     for ours, theirs in zip(run.check_log(), whole.rows(), strict=True):
@@ -287,10 +225,10 @@ def test_a_notice_of_preemption_makes_a_checkpoint(run, whole, cluster):
     noticed_at = time.monotonic()
     wait_for(lambda: driver.running() and run.pieces("step-*"), "a checkpoint")
     print(f"notice: {time.monotonic() - noticed_at:.1f} s to a checkpoint")
-    cluster.remove_node(spot, allow_graceful=False)
+    kill_node(cluster, spot)
     (piece,) = run.pieces("step-*")
     cluster.add_node(num_cpus=2)
     output = driver.finish()
-    assert f"going on from the checkpoint of step {int(piece[5:])} " in output
+    assert resumed(int(piece[5:])) in output
     run.check_log()
     assert run.weights() == whole.weights()

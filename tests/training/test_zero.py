@@ -16,13 +16,14 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
-def launch(world: int, stage: int, folder: Path, *what: str) -> None:
+def launch(world: int, *runs: tuple[int, Path, str]) -> None:
+    """Runs one after the other, each (ZeRO stage, folder, what), on so many ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
         subprocess.Popen(
-            [sys.executable, HERE / "zero_run.py", str(stage), str(folder), *what],
+            [sys.executable, HERE / "zero_run.py", *(str(word) for run in runs for word in run)],
             env={
                 **os.environ,
                 "PYTHONPATH": str(HERE.parents[1]),
@@ -49,17 +50,20 @@ def difference(a: Path, b: Path) -> float:
     return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_run_goes_on_exactly_and_on_another_number_of_workers(tmp_path, stage):
-    launch(2, stage, tmp_path, "whole", "stopped")
+def test_runs_go_on_exactly_and_on_another_number_of_workers(tmp_path):
+    began = {stage: tmp_path / f"zero-{stage}" for stage in (1, 2)}
+    launch(2, *((stage, began[stage], what) for stage in began for what in ("whole", "stopped")))
     # On one worker without ZeRO, and on three with the other stage, from the same checkpoint.
-    for world, other in ((1, 0), (3, 2 if stage == 1 else 1)):
-        copy = tmp_path / f"on-{world}"
-        shutil.copytree(tmp_path / "work", copy / "work")
-        launch(world, other, copy, "resumed")
-        resumed = copy / f"resumed-{world}.safetensors"
-        assert difference(resumed, tmp_path / "whole-2.safetensors") < 1e-5
-    launch(2, stage, tmp_path, "resumed")
-    ours = load_file(tmp_path / "resumed-2.safetensors")
-    theirs = load_file(tmp_path / "whole-2.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for world, stages in ((1, {1: 0, 2: 0}), (3, {1: 2, 2: 1})):
+        copies = {stage: tmp_path / f"zero-{stage}-on-{world}" for stage in began}
+        for stage, copy in copies.items():
+            shutil.copytree(began[stage] / "work", copy / "work")
+        launch(world, *((stages[stage], copy, "resumed") for stage, copy in copies.items()))
+        for stage, copy in copies.items():
+            resumed = copy / f"resumed-{world}.safetensors"
+            assert difference(resumed, began[stage] / "whole-2.safetensors") < 1e-5
+    launch(2, *((stage, folder, "resumed") for stage, folder in began.items()))
+    for folder in began.values():
+        ours = load_file(folder / "resumed-2.safetensors")
+        theirs = load_file(folder / "whole-2.safetensors")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -1,12 +1,14 @@
-"""One rank of a small DeepSpeed run, for `test_zero.py`.
+"""One rank of small DeepSpeed runs, for `test_zero.py`.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python zero_run.py ZERO_STAGE FOLDER WHAT
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python zero_run.py STAGE FOLDER WHAT ...
 
-WHAT, any of: `whole` trains without a stop; `stopped` ends after step 5, with a checkpoint of step
-3; `resumed` goes on from that. Each but `stopped` leaves FOLDER/WHAT-WORLD_SIZE.safetensors.
+Three words a run, one run after the other: its ZeRO stage, its folder, and WHAT: `whole` trains
+without a stop; `stopped` ends after step 5, with a checkpoint of step 3; `resumed` goes on from
+that. Each but `stopped` leaves FOLDER/WHAT-WORLD_SIZE.safetensors.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,14 @@ def train(stage: int, folder: Path, what: str) -> None:
     steps = iter(range(1, 100))
 
     def stop(engine):
-        if next(steps) == 4:  # asked after the steps that have no checkpoint: 1, 2, 4, 5
-            raise InterruptedError
-        return False
+        if next(steps) < 4:  # asked after the steps that have no checkpoint: 1, 2, 4, 5
+            return False
+        while not workspace.names():  # it is published in the background
+            time.sleep(0.01)
+        raise InterruptedError
 
     said = []
+    workspace = LocalWorkspace(folder / ("whole" if what == "whole" else "work"))
     try:
         train_loop(
             module=module,
@@ -63,7 +68,7 @@ def train(stage: int, folder: Path, what: str) -> None:
             train=settings,
             weights={"square": 1.0},
             seed=1,
-            workspace=LocalWorkspace(folder / ("whole" if what == "whole" else "work")),
+            workspace=workspace,
             log=folder / f"{what}.jsonl",
             hooks=Hooks(lambda row: None, said.append, stop if what == "stopped" else lambda e: 0),
         )
@@ -78,5 +83,6 @@ def train(stage: int, folder: Path, what: str) -> None:
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    for name in sys.argv[3:]:
-        train(int(sys.argv[1]), Path(sys.argv[2]), name)
+    for stage, folder, what in zip(*[iter(sys.argv[1:])] * 3, strict=True):
+        Path(folder).mkdir(exist_ok=True)
+        train(int(stage), Path(folder), what)
