@@ -137,7 +137,7 @@ def _copy_embeddings(
     student: PreTrainedModel, teacher: PreTrainedModel, blocks: torch.Tensor | None
 ) -> None:
     """The teacher's embeddings for a student whose states are as wide as the teacher's."""
-    ours, theirs = (m.embeddings.word_embeddings.embedding_dim for m in (student, teacher))
+    ours, theirs = (m.get_input_embeddings().embedding_dim for m in (student, teacher))
     if ours == theirs:
         student.embeddings.load_state_dict(teacher.embeddings.state_dict())
         if hasattr(teacher, "embeddings_project"):

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from kdscale.data.dataset import Dataset
-from kdscale.data.runs import read_run
+from kdscale.data.runs import read_run, run_tag
 from kdscale.data.schema import METRICS
 from kdscale.data.shards import read_where
 from kdscale.report.evidence import Evidence
@@ -128,7 +128,7 @@ def _orders(evidence: Evidence, names: list[str], wanted: set[str]) -> Orders:
         name: {
             # One string an id, however many rankings have it.
             qid: [sys.intern(pid) for pid, _ in ranking]
-            for qid, ranking in read_run(runs / f"{name.replace('/', '--')}.trec")
+            for qid, ranking in read_run(runs / f"{run_tag(name)}.trec")
             if qid in wanted
         }
         for name in names

@@ -21,6 +21,7 @@ from kdscale.models.capture import Capture
 from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker
 from kdscale.models.students import build_student
+from kdscale.training.insides import Insides
 from kdscale.training.modules import LmTraining
 
 VOCAB, H, E = len(bert_tokenizer()), 24, 8
@@ -206,9 +207,10 @@ def test_an_electra_teacher_with_wide_tables_is_factorised(blocks):
 
 def test_the_embedding_term_compares_what_enters_the_first_layer(teacher, blocks):
     student = build_student(NARROW, teacher, "svd", 0, blocks)
-    module = LmTraining(student.eval(), teacher, [2, 4], {"embedding": 1.0}, relation_heads=4)
+    insides = Insides(12, teacher, [2, 4], {"embedding": 1.0}, relation_heads=4, seed=0)
+    module = LmTraining(student.eval(), insides)
     basis = principal_basis(teacher, 12, blocks)
-    module.start_projections(basis)
+    insides.start_projections(basis)
     batch = {"input_ids": blocks[:3], "attention_mask": torch.ones_like(blocks[:3])}
     ours, theirs = states(student, blocks[:3])[0] @ basis.T, states(teacher, blocks[:3])[0]
     expected = ((ours - theirs) ** 2).mean((1, 2))
