@@ -54,8 +54,8 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=["local", "s3"])
-def store(request, tmp_path):
-    """Each kind of store, empty."""
+def store(request, tmp_path, cache):
+    """Each kind of store, empty, on a node of its own."""
     if request.param == "local":
         return LocalStore(tmp_path / "store")
     return open_store(request.getfixturevalue("s3_uri"))
