@@ -8,18 +8,12 @@ store by the student's digest, so that a stopped benchmark goes on where it was.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from dataclasses import dataclass, replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from kdscale.config import Config, Shape
@@ -29,13 +23,13 @@ from kdscale.evaluation.flops import count_parameters, forward_flops
 from kdscale.evaluation.latency import hardware, measure_latency, speedup
 from kdscale.evaluation.measures import parse_measures, per_query
 from kdscale.evaluation.ranking import count_pairs, score_queries
+from kdscale.evaluation.trials import trial_rows
 from kdscale.models.ranker import Scorer, load_ranker
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
-PACKAGES = ("kdscale", "torch", "transformers", "ray", "deepspeed", "numpy")
 
 
 @dataclass(frozen=True)
@@ -140,57 +134,25 @@ class Grid:
 def rows_of(
     cell: Cell | None, system: str, artifact: Artifact | None, values: dict[str, np.ndarray]
 ) -> pa.Table:
-    """The results of one system, a row a measure: [queries] values in a list column."""
+    """The results of one system: a row a measure."""
     facts: dict[str, Any] = artifact.facts if artifact else {}
-    count = len(values)
-    columns = {
-        "system": [system] * count,
-        "strategy": [cell.strategy if cell else None] * count,
-        "shape": [cell.shape.name if cell else None] * count,
-        "variant": [cell.variant if cell else None] * count,
-        "budget": [cell.budget if cell else None] * count,
-        "seed": [cell.seed if cell else None] * count,
-        "pairs_seen": [facts.get("pairs_seen")] * count,
-        "train_seconds": [facts.get("seconds")] * count,
-        "artifact": [artifact.name if artifact else None] * count,
-        "digest": [artifact.digest if artifact else None] * count,
-        "measure": list(values),
-        "mean": [float(v.mean()) for v in values.values()],
-        "values": [v.astype(np.float32).tolist() for v in values.values()],
+    fields: dict[str, Any] = {
+        "pairs_seen": facts.get("pairs_seen"),
+        "train_seconds": facts.get("seconds"),
+        "artifact": artifact and artifact.name,
+        "digest": artifact and artifact.digest,
     }
-    return pa.table(columns, schema=RESULTS)
+    if cell is not None:
+        fields |= {
+            "strategy": cell.strategy,
+            "shape": cell.shape.name,
+            "variant": cell.variant,
+            "budget": cell.budget,
+            "seed": cell.seed,
+        }
+    return trial_rows(values, system=system, **fields)
 
 
-RESULTS = pa.schema(
-    [
-        ("system", pa.string()),
-        ("strategy", pa.string()),
-        ("shape", pa.string()),
-        ("variant", pa.string()),
-        ("budget", pa.float64()),
-        ("seed", pa.int64()),
-        ("pairs_seen", pa.int64()),
-        ("train_seconds", pa.float64()),
-        ("artifact", pa.string()),
-        ("digest", pa.string()),
-        ("measure", pa.string()),
-        ("mean", pa.float64()),
-        ("values", pa.list_(pa.float32())),
-    ]
-)
-
-
-def write_results(path: Path, tables: list[pa.Table], **about: Any) -> None:
-    """One Parquet file; how it was made is JSON in the schema's metadata under "about"."""
-    about = {
-        "date": date.today().isoformat(),
-        "hardware": hardware(),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in PACKAGES},
-        **about,
-    }
-    table = pa.concat_tables(tables).replace_schema_metadata({"about": json.dumps(about)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+def machine() -> dict[str, Any]:
+    """Of what a figure was measured on."""
+    return {"hardware": hardware(), "threads": torch.get_num_threads()}

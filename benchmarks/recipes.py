@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from grid import MEASURES, Cell, Grid, rows_of, write_results
+from grid import MEASURES, Cell, Grid, machine, rows_of
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +37,7 @@ from kdscale.data.groups import GroupSource
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards
 from kdscale.evaluation.significance import compare, holm
+from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
 from kdscale.training.loop import total_steps
 
@@ -114,8 +115,8 @@ def main() -> int:
                 peer = SimpleNamespace(facts=facts, name=None, digest=None)
                 tables.append(rows_of(cell, name, peer, values))
     if args.output:
-        write_results(
-            args.output, tables, data=args.beir.name, split=args.split,
+        write_trials(
+            args.output, tables, **machine(), data=args.beir.name, split=args.split,
             depth=grid.base.evaluate.depth, train_queries=grid.train_queries,
             queries=len(grid.collection.qrels), variants=VARIANTS, overrides=args.set,
         )  # fmt: skip

@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from grid import MEASURES, Cell, Grid, rows_of, write_results
+from grid import MEASURES, Cell, Grid, machine, rows_of
 from rich.console import Console
 from rich.table import Table
 
 from kdscale.config import STRATEGIES
 from kdscale.configload import load_config
 from kdscale.evaluation.significance import compare, holm
+from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
 
 HERE = Path(__file__).parent
@@ -101,9 +102,9 @@ def main() -> int:
     }
     claims = test_claims(means)
     if args.output:
-        write_results(
-            args.output, tables, data=args.beir.name, split=args.split, quick=args.quick,
-            depth=base.evaluate.depth, train_queries=grid.train_queries,
+        write_trials(
+            args.output, tables, **machine(), data=args.beir.name, split=args.split,
+            quick=args.quick, depth=base.evaluate.depth, train_queries=grid.train_queries,
             queries=len(grid.collection.qrels), latency=latency, claims=claims,
         )  # fmt: skip
     show(measured, groups, means, latency, claims)
