@@ -1,16 +1,17 @@
 """Making a directory hold the files that a manifest lists, wherever they come from.
 
 A file is written under a side name, checked, and renamed: what bears its final name is whole. So
-a fetch that was killed is gone on with by calling it again, and finished files stay as they are.
+a fetch that was killed is gone on with by calling it again: finished files stay as they are, and so
+do the finished parts of a large one, where its source can be asked for parts.
 """
 
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,8 @@ FILES_AT_ONCE = 4
 _COPY_BYTES = 2**22
 
 Advance = Callable[[int], None]  # so many bytes more, or fewer where a try has to be repeated
-Fetch = Callable[[str, Path, Advance], None]  # write the file of a listed path to a local path
+# Write a listed file to a local path. True: some of it is what an earlier, stopped call left there.
+Fetch = Callable[[dict[str, Any], Path, Advance], bool]
 T = TypeVar("T")
 
 
@@ -38,22 +40,31 @@ def fetch_files(
     """
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    parts = _fresh_parts(directory)
+    parts = _parts_folder(directory, files)
 
     def bring(entry: dict[str, Any]) -> None:
         target = _target(directory, entry["path"])
         if is_whole(target, entry):
             advance(entry["bytes"])
             return
-        part = parts / uuid.uuid4().hex
-        fetch(entry["path"], part, advance)
-        if not is_whole(part, entry):
+        part = parts / _part_name(entry)
+        resumed = fetch(entry, part, advance)
+        whole = is_whole(part, entry)
+        if resumed and not whole:
+            # After a power cut, parts on record may not be on the disk.
+            _forget(part)
+            advance(-entry["bytes"])
+            fetch(entry, part, advance)
+            whole = is_whole(part, entry)
+        if not whole:
+            _forget(part)
             raise DamagedError(
                 f"{where}/{entry['path']} does not match its manifest (damaged in the store); "
                 f"remove {where} and run again"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         part.rename(_target(directory, entry["path"]))
+        _forget(part)
 
     in_parallel(bring, files, FILES_AT_ONCE)
     with suppress(OSError):  # not empty where the caller keeps something in it
@@ -63,17 +74,24 @@ def fetch_files(
 def fetch_from(source: Path) -> Fetch:
     """A `Fetch` that copies from a local directory."""
 
-    def fetch(path: str, target: Path, advance: Advance) -> None:
+    def fetch(entry: dict[str, Any], target: Path, advance: Advance) -> bool:
+        path = source / entry["path"]
         try:
-            reading = (source / path).open("rb")
+            reading = path.open("rb")
         except OSError as error:
-            raise DamagedError(f"{source / path} cannot be read ({error.strerror})") from None
+            raise DamagedError(f"{path} cannot be read ({error.strerror})") from None
         with reading, target.open("wb") as writing:
             while block := reading.read(_COPY_BYTES):
                 writing.write(block)
                 advance(len(block))
+        return False
 
     return fetch
+
+
+def record_of(part: Path) -> Path:
+    """Where a source that gives parts keeps which of them a side file has."""
+    return part.with_suffix(".done")
 
 
 def is_whole(path: Path, entry: dict[str, Any]) -> bool:
@@ -102,15 +120,28 @@ def in_parallel(work: Callable[[Any], T], items: Iterable[Any], threads: int) ->
     return results
 
 
-def _fresh_parts(directory: Path) -> Path:
-    """The side folder, without what a killed fetch left in it."""
+def _parts_folder(directory: Path, files: list[dict[str, Any]]) -> Path:
+    """The side folder, with what a killed fetch of these very files left in it."""
     parts = directory / PARTS
     if parts.is_symlink():
         raise KdscaleError(f"{parts} is a symbolic link; remove it and run again")
+    ours = {_part_name(entry) for entry in files}
     for left in parts.glob("[0-9a-f]*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        elif left.is_symlink() or left.stem not in ours:
+            left.unlink()
     parts.mkdir(exist_ok=True)
     return parts
+
+
+def _part_name(entry: dict[str, Any]) -> str:
+    return sha256(f"{entry['path']}\0{entry['sha256']}".encode()).hexdigest()[:32]
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    record_of(part).unlink(missing_ok=True)
 
 
 def _target(directory: Path, relative: str) -> Path:

@@ -189,10 +189,10 @@ class Bucket:
                 )
 
     @_request
-    def unfinished_uploads(self) -> list[tuple[str, str, datetime]]:
-        """Multi-part uploads that were begun below the prefix: key, upload id, when begun."""
+    def unfinished_uploads(self, below: str = "") -> list[tuple[str, str, datetime]]:
+        """Multi-part uploads begun of keys that begin with `below`: key, upload id, when begun."""
         pages = self.client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self.name, Prefix=self.full("")
+            Bucket=self.name, Prefix=self.full(below)
         )
         return [
             (self._relative(u["Key"]), u["UploadId"], u["Initiated"])
@@ -201,11 +201,18 @@ class Bucket:
         ]
 
     @_request
-    def unfinished_bytes(self, key: str, upload: str) -> int:
+    def unfinished_parts(self, key: str, upload: str) -> list[dict[str, Any]]:
+        """Of such an upload: PartNumber, Size and ETag; none where it has been completed or
+        aborted meanwhile."""
         pages = self.client.get_paginator("list_parts").paginate(
             Bucket=self.name, Key=self.full(key), UploadId=upload
         )
-        return sum(part["Size"] for page in pages for part in page.get("Parts", []))
+        try:
+            return [part for page in pages for part in page.get("Parts", [])]
+        except ClientError as error:
+            if code_of(error) == "NoSuchUpload":
+                return []
+            raise
 
     @_request
     def abort_upload(self, key: str, upload: str) -> None:

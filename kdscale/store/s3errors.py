@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
-from s3transfer.exceptions import RetriesExceededError
 
 from kdscale.errors import KdscaleError
 from kdscale.store.workspace import DamagedError
 
-# Everything that a request or a transfer can fail with.
-ERRORS = (boto.BotoCoreError, boto.ClientError, Boto3Error, RetriesExceededError)
+# Everything that a request can fail with.
+ERRORS = (boto.BotoCoreError, boto.ClientError, Boto3Error)
 
 # A body cut short on its way, here or there, a conditional put that met another one, a throttle.
 _PASSING_CODES = {
@@ -35,10 +34,10 @@ _PASSING_ERRORS = (
     boto.HTTPClientError,
     boto.IncompleteReadError,
     boto.FlexibleChecksumError,
-    RetriesExceededError,
 )
 
 MISSING_CODES = {"NoSuchKey", "404"}  # the second where an answer has no body
+_SHORT_CODES = {"InvalidRange", "416"}  # an object that ends before the part that was asked for
 
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
 _CREDENTIAL_CODES = {
@@ -70,7 +69,7 @@ _CREDENTIAL_ERRORS = (
 _PROFILE_ERRORS = (boto.ProfileNotFound, boto.ConfigNotFound, boto.ConfigParseError)
 _REGION_ERRORS = (boto.NoRegionError, boto.InvalidRegionError)
 _BUCKET_ERRORS = (boto.ParamValidationError, boto.InvalidDNSNameError)
-_NETWORK_ERRORS = (boto.ConnectionError, boto.HTTPClientError, RetriesExceededError)
+_NETWORK_ERRORS = (boto.ConnectionError, boto.HTTPClientError)
 
 
 def code_of(error: BaseException) -> str:
@@ -95,9 +94,11 @@ def explain(error: Exception, bucket: str, endpoint: str | None) -> KdscaleError
     """endpoint: a URL, of which scheme, host and port are shown; None: not known yet."""
     where = f"bucket {bucket}" + (f" at {_plain(endpoint)}" if endpoint else "")
     if isinstance(error, boto.ClientError):
-        if code_of(error) in MISSING_CODES and error.operation_name in ("GetObject", "HeadObject"):
+        lost = MISSING_CODES | _SHORT_CODES
+        if code_of(error) in lost and error.operation_name in ("GetObject", "HeadObject"):
+            state = "gone" if code_of(error) in MISSING_CODES else "cut short"
             return DamagedError(
-                f"{where}: an object that a manifest lists is gone; remove what it belongs to "
+                f"{where}: an object that a manifest lists is {state}; remove what it belongs to "
                 "(kdscale artifacts shows it), and run again"
             )
         return KdscaleError(_explain_answer(error, where))

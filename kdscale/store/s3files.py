@@ -66,8 +66,9 @@ def fetching(bucket: Bucket, base: str, manifest: dict[str, Any]) -> Iterator[Fe
     """A `Fetch` of a base's files; leaving the context by an exception stops what is under way."""
     with Transfers(bucket) as transfers:
 
-        def fetch(path: str, target: Path, advance: Advance) -> None:
-            transfers.download(f"{base}/{manifest['attempt']}/{path}", target, advance)
+        def fetch(entry: dict[str, Any], target: Path, advance: Advance) -> bool:
+            key = f"{base}/{manifest['attempt']}/{entry['path']}"
+            return transfers.download(key, target, entry["bytes"], advance)
 
         yield fetch
 

@@ -67,7 +67,7 @@ def _uploads(bucket: Bucket) -> list[Holding]:
         Holding(
             "half",
             f"{key} (upload {upload[:8]})",
-            bucket.unfinished_bytes(key, upload),
+            sum(part["Size"] for part in bucket.unfinished_parts(key, upload)),
             begun.timestamp(),
             (f"{_UPLOAD}{upload}:{key}",),
         )

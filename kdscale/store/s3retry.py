@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 from botocore.exceptions import IncompleteReadError
 from botocore.model import OperationModel
 from botocore.parsers import ResponseParserError
-from s3transfer.exceptions import S3ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from kdscale.store.s3errors import ERRORS, may_pass
 
 T = TypeVar("T")
-# What botocore and s3transfer raise for an answer with a header or a value cut off.
-_UNREADABLE = (KeyError, ValueError, ResponseParserError, S3ValidationError)
+# What botocore raises for an answer with a header or a value cut off.
+_UNREADABLE = (KeyError, ValueError, ResponseParserError)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from world import make_encoder
 
 from kdscale.cli import main
 from kdscale.store import open_store
-from kdscale.store.artifact import sha256_json
-from kdscale.store.s3transfers import Transfers
+from kdscale.store.artifact import list_files, sha256_json
+from kdscale.store.s3 import Bucket
+from kdscale.store.s3transfers import PART_BYTES, Transfers, spans
 
 
 def failed(capsys, *command):
@@ -128,6 +129,126 @@ def test_a_push_and_a_pull_that_are_killed_go_on_where_they_were(
     for entry in json.loads((large / "manifest.json").read_text())["files"]:
         assert (pulled / entry["path"]).read_bytes() == (large / entry["path"]).read_bytes()
     assert not (pulled / ".parts").exists()
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory):
+    """An artifact of one object in three parts."""
+    directory = write_files(tmp_path_factory.mktemp("parted"), {"model.bin": 3 * PART_BYTES})
+    (directory / "manifest.json").write_text(json.dumps(manifest_of(directory)))
+    return directory
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """The requests that transfers make, as (operation, what was asked for)."""
+    seen, real = [], Transfers._ask
+
+    def spy(self, operation, key, **wanted):
+        seen.append((operation, wanted))
+        return real(self, operation, key, **wanted)
+
+    monkeypatch.setattr(Transfers, "_ask", spy)
+    return seen
+
+
+@pytest.mark.slow
+def test_a_large_object_is_gone_on_with_part_by_part(large, s3_uri, tmp_path, cache, requests):
+    uri, whole = f"{s3_uri}/students/large", LARGE // PART_BYTES
+    bucket = Bucket(s3_uri)
+
+    def sent():
+        return [
+            part
+            for key, upload, _ in bucket.unfinished_uploads("students/large/")
+            for part in bucket.unfinished_parts(key, upload)
+        ]
+
+    kill_when(["push", large, uri], lambda: len(sent()) >= 2)
+    time.sleep(3)  # what was on its way when the sender died may still be stored
+    before = len(sent())
+    assert 2 <= before < whole
+    assert main(["push", str(large), uri]) == 0
+    parts = [wanted["PartNumber"] for name, wanted in requests if name == "upload_part"]
+    assert len(parts) == whole - before == len(set(parts))
+    assert not any(name == "create_multipart_upload" for name, _ in requests)
+    assert not bucket.unfinished_uploads("")
+
+    pulled = tmp_path / "pulled"
+
+    def recorded():
+        return sum(len(p.read_text().splitlines()) - 1 for p in pulled.glob(".parts/*.done"))
+
+    kill_when(["pull", uri, pulled], lambda: recorded() >= 2)
+    before = recorded()
+    assert 2 <= before < whole
+    requests.clear()
+    assert main(["pull", uri, str(pulled)]) == 0
+    assert sum("Range" in wanted for _, wanted in requests) == whole - before
+    assert list_files(pulled) == json.loads((large / "manifest.json").read_text())["files"]
+    assert not (pulled / ".parts").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["a hole", "another record", "a record cut short", "no file"])
+def test_what_a_stopped_pull_left_is_not_trusted(parted, s3_uri, tmp_path, cache, requests, harm):
+    uri, pulled = f"{s3_uri}/students/parted", tmp_path / "pulled"
+    assert main(["push", str(parted), uri]) == 0
+    kill_when(["pull", uri, pulled], lambda: list(pulled.glob(".parts/*.done")))
+    (record,) = pulled.glob(".parts/*.done")
+    head = record.read_text().splitlines(keepends=True)[0]
+    side = record.with_suffix("")
+    every = "".join(f"{n}\n" for n in range(1, 3 + 1))
+    if harm == "a hole":  # the record is on the disk, the bytes are not: a power cut
+        side.write_bytes(bytes(3 * PART_BYTES))
+        record.write_text(head + every)
+    elif harm == "another record":
+        record.write_text("7 bytes in parts of 2\n" + every)
+    elif harm == "a record cut short":
+        record.write_text(head + "1\nx\n")
+    else:
+        side.unlink()
+        record.write_text(head + every)
+    requests.clear()
+    assert main(["pull", uri, str(pulled)]) == 0
+    assert list_files(pulled) == json.loads((parted / "manifest.json").read_text())["files"]
+
+
+@pytest.mark.slow
+def test_an_upload_that_somebody_ends_under_our_hands(parted, s3_uri, cache, monkeypatch):
+    """kdscale gc on another machine: the upload is begun anew."""
+    bucket, real, ended = Bucket(s3_uri), Transfers._ask, []
+
+    def spy(self, operation, key, **wanted):
+        if operation == "upload_part" and wanted["PartNumber"] == 2 and not ended:
+            ended.append(wanted["UploadId"])
+            bucket.abort_upload(key, wanted["UploadId"])
+        return real(self, operation, key, **wanted)
+
+    monkeypatch.setattr(Transfers, "_ask", spy)
+    assert main(["push", str(parted), f"{s3_uri}/students/parted"]) == 0
+    assert ended
+    path = open_store(s3_uri).find("students", "parted").path
+    assert (path / "model.bin").read_bytes() == (parted / "model.bin").read_bytes()
+
+
+def test_an_object_that_is_cut_short_in_the_store(parted, s3_uri, raw, tmp_path, cache, capsys):
+    uri = f"{s3_uri}/students/parted"
+    assert main(["push", str(parted), uri]) == 0
+    (model,) = [name for name in raw.names("students/parted/") if name.endswith("model.bin")]
+    raw.put(model, b"short")
+    capsys.readouterr()
+    assert "cut short" in failed(capsys, "pull", uri, tmp_path / "pulled")
+    assert not (tmp_path / "pulled" / "model.bin").exists()
+
+
+def test_parts_cover_a_file_of_any_size():
+    for size in (PART_BYTES, 2 * PART_BYTES + 1, 10_000 * PART_BYTES + 1):
+        parts = spans(size)
+        assert [number for number, _, _ in parts] == list(range(1, len(parts) + 1))
+        assert len(parts) <= 10_000
+        ends = [start + length for _, start, length in parts]
+        assert [start for _, start, _ in parts] == [0, *ends[:-1]] and ends[-1] == size
 
 
 def test_a_pulled_student_is_a_model_directory(store, tmp_path, cache):
