@@ -167,9 +167,9 @@ class Transfers:
             answer = self._ask("get_object", key, **wanted)
             if part is not None and answer["ContentRange"].rpartition("/")[2] != str(size):
                 raise DamagedError(
-                    f"{self._bucket.uri}/{key} is cut short, or is another file: its manifest says "
-                    f"{size} bytes; remove what it belongs to (kdscale artifacts shows it), and run "
-                    "again"
+                    f"{self._bucket.uri}/{key} is cut short, or another file: its manifest says "
+                    f"{size} bytes; remove what it belongs to (kdscale artifacts shows it), and "
+                    "run again"
                 )
             with path.open("wb" if part is None else "r+b") as file:
                 file.seek(0 if part is None else part[1])
