@@ -269,6 +269,8 @@ class Report:
 
     title: str = "kdscale"
     examples: int = 20  # queries won and lost, shown on the page
+    trials: str | None = None
+    # A Parquet file of trials (benchmarks/strategies.py, kdscale sweep) that is shown as well
 
 
 @dataclass

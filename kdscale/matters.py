@@ -12,6 +12,7 @@ from typing import Any
 from kdscale.config import Config, Shape, Teacher
 from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
 
@@ -25,6 +26,13 @@ def evaluate_config(config: Config) -> dict[str, Any]:
             name: {"split": t.split, "depth": t.depth} for name, t in config.transfer.items()
         }
     return settings
+
+
+def report_config(config: Config) -> dict[str, Any]:
+    settings = without(to_dict(config.report), "trials")
+    if config.report.trials is None:
+        return settings
+    return {**settings, "trials": sha256_file(user_path(config.report.trials, "report.trials"))}
 
 
 def dataset_config(config: Config) -> dict[str, Any]:
@@ -84,7 +92,12 @@ def shape_of(shape: Shape) -> dict[str, Any]:
 def shown(config: Config) -> dict[str, Any]:
     absent = [name for name in ("transfer", "ensemble") if not getattr(config, name)]
     shown = without(to_dict(config), "storage", "cluster", *absent)
-    return {**shown, "students": [shape_of(shape) for shape in config.students]}
+    report = to_dict(config.report) if config.report.trials else report_config(config)
+    return {
+        **shown,
+        "students": [shape_of(shape) for shape in config.students],
+        "report": report,
+    }
 
 
 def without(value: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import kdscale
 from kdscale.config import Config
 from kdscale.errors import KdscaleError
+from kdscale.paths import user_path
 from kdscale.progress import Reporter
 from kdscale.stages.context import StageContext
 from kdscale.steps import Step, build_steps
@@ -64,6 +65,7 @@ def run_steps(
 def check_early(config: Config, needed: set[str]) -> None:
     """Raise KdscaleError at once for what would otherwise fail after hours of training."""
     from kdscale.evaluation.measures import parse_measures
+    from kdscale.evaluation.trials import read_trials
     from kdscale.models.pretrained import read_config, resolve_model
     from kdscale.models.shapes import check_teacher, is_factorised
 
@@ -75,6 +77,8 @@ def check_early(config: Config, needed: set[str]) -> None:
             check_teacher(shape, read_config(path, config.teacher.revision).model_type)
     if config.ranker.watch.every and any(name.startswith("student:") for name in needed):
         _check_watch(config)
+    if "report" in needed and config.report.trials:
+        read_trials(user_path(config.report.trials, "report.trials"))
     if "evaluation" in needed:
         parse_measures([config.evaluate.primary, *config.evaluate.measures])
         further = [f"teacher:{n}" for n in range(2, len(config.teachers) + 1)]

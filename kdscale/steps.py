@@ -16,6 +16,7 @@ from kdscale.matters import (
     evaluate_config,
     language_model,
     model_fingerprint,
+    report_config,
     section,
     shape_of,
     shown,
@@ -100,7 +101,7 @@ def build_steps(config: Config) -> dict[str, Step]:
     add(
         Step(
             "report", "report", "reports", name, _stage("report", "run"),
-            lambda: {"report": to_dict(config.report), "config": shown(config)},
+            lambda: {"report": report_config(config), "config": shown(config)},
             everything,
         )
     )  # fmt: skip

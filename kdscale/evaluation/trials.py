@@ -82,6 +82,8 @@ def write_trials(path: Path, tables: list[pa.Table], **about: Any) -> None:
 
 def read_trials(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """The rows and what is told of them. Raises KdscaleError for a file that is no such table."""
+    if not path.is_file():
+        raise KdscaleError(f"no file {path}; give a Parquet file of trials")
     table = read_table(path, TRIALS)
     try:
         about = json.loads((pq.read_schema(path).metadata or {})[ABOUT])

@@ -68,12 +68,14 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel: x and y [points], a CSS variable, the index of a dash."""
+    """A line of a panel: x and y [points], a CSS variable, the index of a dash; spread: [points],
+    half the length of the bars around y."""
 
     x: np.ndarray
     y: np.ndarray
     color: str
     dash: int
+    spread: np.ndarray | None = None
 
 
 def color_of(system: str, strategy: str | None = None) -> str:
@@ -158,6 +160,10 @@ def progress_panel(
             x, y = _thinned(line.x, line.y)
             color, dash = PLACEHOLDERS[line.color], DASHES[line.dash]
             axes.plot(x, y, color=color, linewidth=1.6, linestyle=dash, marker=".", markersize=4)
+            if line.spread is not None:
+                axes.errorbar(
+                    line.x, line.y, line.spread, fmt="none", ecolor=color, elinewidth=1, capsize=2
+                )
         if min(line.y.min() for line in lines) < 0:
             axes.axhline(0, color=PLACEHOLDERS["ink"], linewidth=0.8)
         later = np.concatenate([line.x for line in lines])

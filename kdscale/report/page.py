@@ -14,6 +14,7 @@ from markupsafe import Markup
 import kdscale
 from kdscale.config import STRATEGIES
 from kdscale.configload import to_dict
+from kdscale.paths import user_path
 from kdscale.report import figures
 from kdscale.report.convergence import convergence
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
@@ -22,6 +23,7 @@ from kdscale.report.kinds import kinds_view
 from kdscale.report.lineage import build_tree, to_yaml
 from kdscale.report.rankings import rankings_view
 from kdscale.report.robustness import depths_view, transfer_view
+from kdscale.report.trials import trials_view
 from kdscale.report.verdict import Verdict, signed
 
 STRATEGY_WORDS = {
@@ -75,6 +77,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         base=evidence.system(evidence.config.evaluate.baseline),
         teacher=evidence.system(TEACHER),
         verdict=verdict,
+        trials=_trials(evidence),
         latency=next((s["latency"] for s in evidence.systems if s["latency"]), None),
         words_of=SYSTEM_WORDS,
         strategies=[(s, STRATEGY_WORDS[s], _marker(s)) for s in _strategies(evidence)],
@@ -121,6 +124,11 @@ def _tradeoff(evidence: Evidence) -> dict[str, Any] | None:
         "narrow": Markup(figures.tradeoff(evidence, 4.0, 4.4, "tradeoff-narrow")),
         "label": figures.tradeoff_label(evidence),
     }
+
+
+def _trials(evidence: Evidence) -> dict[str, Any] | None:
+    path = evidence.config.report.trials
+    return trials_view(user_path(path, "report.trials"), evidence.config.evaluate) if path else None
 
 
 def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
