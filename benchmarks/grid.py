@@ -30,6 +30,8 @@ from kdscale.progress import Reporter
 from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
+# A student of a small budget reads its queries again and again, as its user would let it.
+LEAST_STEPS = 150
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,16 @@ class Grid:
         return self._make(self._config(cell), [step])[step]
 
     def _config(self, cell: Cell) -> Config:
+        train = cell.config.ranker.train
+        queries = max(1, round(cell.budget * self.train_queries))
+        if train.max_steps is None and queries * train.epochs < LEAST_STEPS * train.batch_size:
+            train = replace(train, max_steps=LEAST_STEPS)
         ranker = replace(
             cell.config.ranker,
             strategies=[cell.strategy],
-            max_queries=max(1, round(cell.budget * self.train_queries)),
+            max_queries=queries,
             seed=cell.seed,
+            train=train,
         )
         return replace(cell.config, students=[cell.shape], ranker=ranker)
 
@@ -117,6 +124,7 @@ class Grid:
         return {
             name: {
                 "parameters": count_parameters(model)[0],
+                "bytes": (artifacts[name].path / "model.safetensors").stat().st_size,
                 "flops_per_pair": forward_flops(model, encoder.max_length),
                 "candidates": len(requests[0][1]),
                 "threads": threads,
@@ -132,15 +140,20 @@ class Grid:
 
 
 def rows_of(
-    cell: Cell | None, system: str, artifact: Artifact | None, values: dict[str, np.ndarray]
+    cell: Cell | None,
+    system: str,
+    artifact: Artifact | None,
+    values: dict[str, np.ndarray],
+    costs: dict[str, Any] | None = None,
 ) -> pa.Table:
-    """The results of one system: a row a measure."""
+    """The results of one system: a row a measure. costs: of its shape, as `Grid.latency`."""
     facts: dict[str, Any] = artifact.facts if artifact else {}
     fields: dict[str, Any] = {
         "pairs_seen": facts.get("pairs_seen"),
         "train_seconds": facts.get("seconds"),
         "artifact": artifact and artifact.name,
         "digest": artifact and artifact.digest,
+        **{name: (costs or {}).get(name) for name in ("parameters", "bytes", "ms", "speedup")},
     }
     if cell is not None:
         fields |= {

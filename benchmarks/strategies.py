@@ -18,32 +18,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from grid import MEASURES, Cell, Grid, machine, rows_of
 from rich.console import Console
 from rich.table import Table
 
 from kdscale.config import STRATEGIES
 from kdscale.configload import load_config
-from kdscale.evaluation.significance import compare, holm
+from kdscale.evaluation.trial_groups import (
+    Group,
+    against,
+    claims_of_paper,
+    group_trials,
+    students,
+)
 from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
+from kdscale.store import Artifact
 
 HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
-FULL, BEST = 1.0, "lm_distill_ranker_distill"
-# (better, worse): what the paper found.
-CLAIMS = [
-    (BEST, "lm_distill_finetune"),
-    ("lm_distill_finetune", "finetune"),
-    (BEST, "ranker_distill"),
-]
 QUICK = {
     "prepare.max_queries": "{train: 2000, dev: 100, test: 200}",
     "teacher.max_queries": "2000",
     "lm.train.max_steps": "200",
     "evaluate.depth": "30",
 }
-Values = dict[str, np.ndarray]
+Values = dict[str, np.ndarray]  # measure -> [queries]
 
 
 def main() -> int:
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.01, 0.1, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--split", default="test")
+    parser.add_argument("--latency-queries", type=int, default=10, metavar="N")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
@@ -81,94 +83,65 @@ def main() -> int:
         for shape in shapes
         for strategy in STRATEGIES
     ]
-    tables, measured = [], {}
+    found: list[tuple[Cell | None, str, Artifact | None, Values]] = []
     for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"])):
-        measured[name] = grid.measure(name, artifact)
-        tables.append(rows_of(None, name, artifact, measured[name]))
-    groups: dict[tuple[str, str, float], list[Values]] = {}
-    students = {}
+        found.append((None, name, artifact, grid.measure(name, artifact)))
+    shaped = {}
     for number, cell in enumerate(cells, 1):
         name = f"{cell.strategy}/{cell.shape.name}"
         reporter.info(f"student {number} of {len(cells)}: {name}, {cell.budget:.0%}, {cell.seed}")
         artifact = grid.train(cell)
-        values = grid.measure(name, artifact)
-        tables.append(rows_of(cell, name, artifact, values))
-        groups.setdefault((cell.shape.name, cell.strategy, cell.budget), []).append(values)
-        students.setdefault(cell.shape.name, artifact)
-    latency = grid.latency(students, queries=10, threads=1)
-    means = {
-        key: {m: np.mean([v[m] for v in of_seeds], axis=0) for m in MEASURES}
-        for key, of_seeds in groups.items()
-    }
-    claims = test_claims(means)
+        found.append((cell, name, artifact, grid.measure(name, artifact)))
+        shaped.setdefault(cell.shape.name, artifact)
+    costs = grid.latency(shaped, queries=args.latency_queries, threads=1)
+    tables = [
+        rows_of(*row, costs=costs.get(row[0].shape.name if row[0] else row[1])) for row in found
+    ]
+    about = {
+        **machine(), "data": args.beir.name, "split": args.split, "quick": args.quick,
+        "depth": base.evaluate.depth, "train_queries": grid.train_queries,
+        "overrides": args.set,
+    }  # fmt: skip
     if args.output:
-        write_trials(
-            args.output, tables, **machine(), data=args.beir.name, split=args.split,
-            quick=args.quick, depth=base.evaluate.depth, train_queries=grid.train_queries,
-            queries=len(grid.collection.qrels), latency=latency, claims=claims,
-        )  # fmt: skip
-    show(measured, groups, means, latency, claims)
+        write_trials(args.output, tables, **about)
+    show(group_trials(pa.concat_tables(tables)), base.evaluate.margin)
     if args.output:
         print(f"written to {args.output}")
     return 0
 
 
-def test_claims(means: dict[tuple[str, str, float], Values]) -> list[dict]:
-    """The paper's order, shape by shape at the full budget; Holm's correction over all of them."""
-    found = []
-    for shape in dict.fromkeys(shape for shape, _, _ in means):
-        for better, worse in CLAIMS:
-            pair = [means.get((shape, strategy, FULL)) for strategy in (better, worse)]
-            if None in pair:
-                continue
-            test = compare(pair[0][PRIMARY], pair[1][PRIMARY])
-            found.append(
-                {"shape": shape, "better": better, "than": worse, "delta": test.delta}
-                | {"ci": test.ci, "p": test.p}
-            )
-    for claim, p in zip(found, holm([c["p"] for c in found]), strict=True):
-        claim["p_holm"] = p
-    return found
-
-
-def show(
-    measured: dict[str, Values],
-    groups: dict[tuple[str, str, float], list[Values]],
-    means: dict[tuple[str, str, float], Values],
-    latency: dict[str, dict],
-    claims: list[dict],
-) -> None:
+def show(groups: list[Group], margin: float) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("shape", "strategy", "data"):
         table.add_column(title)
-    for title in (*MEASURES, "sd", "of teacher", "Δ", "p", "params", "faster"):
+    for title in (*MEASURES, "sd", "of teacher", "Δ", "p", "not worse p", "params", "faster"):
         table.add_column(title, justify="right")
-    teacher = measured["teacher"][PRIMARY]
-    tests = {key: compare(values[PRIMARY], teacher) for key, values in means.items()}
-    corrected = dict(zip(tests, holm([t.p for t in tests.values()]), strict=True))
-    for name, values in measured.items():
-        cost = latency.get(name)
+    teacher = next(g for g in groups if g.system == "teacher")
+    rows = students(groups)
+    tests = against(rows, teacher, PRIMARY, margin)
+    for group in (g for g in groups if g not in rows):
+        size = group.costs["parameters"]
         table.add_row(
-            "", name, "", *(f"{values[m].mean():.3f}" for m in MEASURES), "", "", "", "",
-            f"{cost['parameters'] / 1e6:.1f}M" if cost else "", "1.0x" if cost else "",
+            "", group.system, "", *(f"{group.mean(m):.3f}" for m in MEASURES), "", "", "", "", "",
+            f"{size / 1e6:.1f}M" if size else "", "1.0x" if size else "",
         )  # fmt: skip
-    for key, values in means.items():
-        shape, strategy, budget = key
-        seeds = [v[PRIMARY].mean() for v in groups[key]]
+    for group, (test, p, kept_p) in zip(rows, tests, strict=True):
+        spread = group.spread(PRIMARY)
         table.add_row(
-            shape, strategy, f"{budget:.0%}",
-            *(f"{values[m].mean():.3f}" for m in MEASURES),
-            f"{np.std(seeds, ddof=1):.3f}" if len(seeds) > 1 else "",
-            f"{values[PRIMARY].mean() / teacher.mean():.1%}",
-            f"{tests[key].delta:+.3f}", f"{corrected[key]:.2g}",
-            f"{latency[shape]['parameters'] / 1e6:.1f}M", f"{latency[shape]['speedup']:.1f}x",
+            group.shape, group.strategy, f"{group.budget:.0%}",
+            *(f"{group.mean(m):.3f}" for m in MEASURES),
+            "" if spread is None else f"{spread:.3f}",
+            f"{group.mean(PRIMARY) / teacher.mean(PRIMARY):.1%}",
+            f"{test.delta:+.3f}", f"{p:.2g}", f"{kept_p:.2g}",
+            f"{group.costs['parameters'] / 1e6:.1f}M", f"{group.costs['speedup']:.1f}x",
         )  # fmt: skip
-    console = Console(width=120)
+    console = Console(width=140)
     console.print(table)
-    for claim in claims:
+    for claim in claims_of_paper(groups, PRIMARY):
+        low, high = claim.test.ci
         console.print(
-            f"{claim['shape']}: {claim['better']} over {claim['than']} {claim['delta']:+.3f} "
-            f"(95 % {claim['ci'][0]:+.3f} to {claim['ci'][1]:+.3f}, Holm p {claim['p_holm']:.2g})"
+            f"{claim.shape}: {claim.better} over {claim.worse} {claim.test.delta:+.3f} "
+            f"(95 % {low:+.3f} to {high:+.3f}, Holm p {claim.p_holm:.2g})"
         )
 
 
