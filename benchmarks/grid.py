@@ -8,6 +8,7 @@ store by the student's digest, so that a stopped benchmark goes on where it was.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,17 @@ class Grid:
 
     def measure(self, name: str, artifact: Artifact | None) -> dict[str, np.ndarray]:
         """measure -> [queries]; artifact None: the candidates as they come (BM25)."""
+        key = artifact.digest[:16] if artifact else "bm25"
+        return self.remember(key, lambda: self.measure_model(name, artifact and artifact.path))
+
+    def remember(
+        self, key: str, make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """What `make` gave for this key, these queries and this depth."""
         settings = [self.split, self.base.evaluate.depth, len(self.collection.qrels)]
-        key = "-".join(map(str, [artifact.digest[:16] if artifact else "bm25", *settings]))
-        path = self._memory / f"{key}.npz"
+        path = self._memory / f"{'-'.join(map(str, [key, *settings]))}.npz"
         if not path.is_file():
-            np.savez(path, **self.measure_model(name, artifact and artifact.path))
+            np.savez(path, **make())
         return dict(np.load(path))
 
     def measure_model(self, name: str, model: Path | None) -> dict[str, np.ndarray]:

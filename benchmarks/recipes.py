@@ -44,18 +44,27 @@ from kdscale.training.loop import total_steps
 HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
 STRATEGY = "lm_distill_ranker_distill"
-# As many heads as the teacher, since the paper's attention terms ask for it.
-SHAPE = Shape("2l-192-h12", 2, 192, 12, 768)
+SHAPE = Shape("2l-192", 2, 192, 6, 768)
+# The same sizes; as many heads as the teacher, since the paper's attention terms ask for it.
+PAPER_SHAPE = Shape("2l-192-h12", 2, 192, 12, 768)
 VARIANTS: dict[str, list[str]] = {
     "default": [],
-    "ranker: only listwise_kl": ["ranker.soft_losses={listwise_kl: 1}"],
-    "ranker: only margin_mse": ["ranker.soft_losses={margin_mse: 1}"],
-    "ranker: pointwise_mse": ["ranker.soft_losses={pointwise_mse: 1}"],
-    "ranker: + labels": ["ranker.soft_losses={margin_mse: 1, listwise_kl: 1, lce: 1}"],
+    "listwise_kl alone": ["ranker.soft_losses={listwise_kl: 1}"],
+    "labels alone": ["ranker.soft_losses={lce: 1}"],
+    "+ margin_mse": ["ranker.soft_losses={listwise_kl: 1, lce: 1, margin_mse: 1}"],
+    "pointwise_mse": ["ranker.soft_losses={pointwise_mse: 1}"],
+    "temperature 2": ["ranker.temperature=2"],
+    "lr 3e-4": ["ranker.train.lr=3.0e-4"],
+    "lr 1e-3": ["ranker.train.lr=1.0e-3"],
+    "+ qkv of the ranker": ["ranker.intermediate_losses={qkv: 1}"],
+    "+ hidden of the ranker": ["ranker.intermediate_losses={hidden: 1}"],
+    "2 epochs": ["ranker.train.epochs=2"],
+    "lm: half the tokens": ["lm.train.max_steps=200"],
+    "lm: none, SVD start": ["lm.train.max_steps=1"],
+    "lm: random start": ["lm.init=random"],
     "lm: no qkv": ["lm.losses={hidden: 1, embedding: 1}"],
     "lm: no hidden": ["lm.losses={embedding: 1, qkv: 1}"],
     "lm: no embedding": ["lm.losses={hidden: 1, qkv: 1}"],
-    "lm: random start": ["lm.init=random"],
     "paper": [
         "lm.init=random",
         "lm.losses={hidden: 1, embedding: 1, attention: 1}",
@@ -75,6 +84,7 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, PEER], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--peer-lr", nargs="+", type=float, default=[5e-4, 1e-4])
+    parser.add_argument("--budget", type=float, default=1.0, help="share of the training queries")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
     parser.add_argument("-o", "--output", type=Path)
@@ -98,7 +108,8 @@ def main() -> int:
         for name in args.variants:
             if name == PEER:
                 continue
-            cell = Cell(config(VARIANTS[name]), STRATEGY, SHAPE, 1.0, seed, name)
+            shape = PAPER_SHAPE if name == "paper" else SHAPE
+            cell = Cell(config(VARIANTS[name]), STRATEGY, shape, args.budget, seed, name)
             reporter.info(f"{name}, seed {seed}")
             artifact = grid.train(cell)
             values = grid.measure(name, artifact)
@@ -108,10 +119,11 @@ def main() -> int:
             for lr in args.peer_lr:
                 name = f"{PEER}, lr {lr:g}"
                 reporter.info(f"{name}, seed {seed}")
-                cell = Cell(config([]), STRATEGY, SHAPE, 1.0, seed, name)
-                values, seconds, pairs = train_peer(grid, cell, lr)
+                cell = Cell(config([]), STRATEGY, SHAPE, args.budget, seed, name)
+                key = f"peer-{grid.language_model(cell).digest[:16]}-{lr:g}-{args.budget:g}-{seed}"
+                values = grid.remember(key, lambda: train_peer(grid, cell, lr))  # noqa: B023
+                facts = {n: values.pop(n).item() for n in ("pairs_seen", "seconds")}
                 found.setdefault(name, []).append(values)
-                facts = {"pairs_seen": pairs, "seconds": seconds}
                 peer = SimpleNamespace(facts=facts, name=None, digest=None)
                 tables.append(rows_of(cell, name, peer, values))
     if args.output:
@@ -126,10 +138,11 @@ def main() -> int:
     return 0
 
 
-def train_peer(grid: Grid, cell: Cell, lr: float) -> tuple[dict[str, np.ndarray], float, int]:
-    """CrossEncoderTrainer on the groups that our loop reads, in its order: values, seconds, pairs.
+def train_peer(grid: Grid, cell: Cell, lr: float) -> dict[str, np.ndarray]:
+    """CrossEncoderTrainer on the groups that our loop reads, in its order.
 
     Schedule, batch size, AdamW's settings and clipping are ours; the rest is the trainer's own.
+    Returns measure -> [queries], and "seconds" and "pairs_seen" of the training.
     """
     from datasets import Dataset
     from sentence_transformers.cross_encoder import (
@@ -150,7 +163,7 @@ def train_peer(grid: Grid, cell: Cell, lr: float) -> tuple[dict[str, np.ndarray]
     train = cell.config.ranker.train
     source = GroupSource(
         grid.dataset, grid.tokens, read_shards(grid.shared["scores"].path, SCORES),
-        cell.config.ranker.group_size, None, cell.seed,
+        cell.config.ranker.group_size, round(cell.budget * grid.train_queries), cell.seed,
     )  # fmt: skip
     groups, steps = training_groups(grid, source, train, cell.seed)
     lm = grid.language_model(cell)
@@ -176,7 +189,8 @@ def train_peer(grid: Grid, cell: Cell, lr: float) -> tuple[dict[str, np.ndarray]
         seconds = time.monotonic() - began
         model.save_pretrained(str(Path(folder, "model")))
         values = grid.measure_model(f"{PEER} {cell.seed}", Path(folder, "model"))
-    return values, seconds, steps * train.batch_size * source.pairs_per_item
+    pairs = steps * train.batch_size * source.pairs_per_item
+    return {**values, "seconds": np.array(seconds), "pairs_seen": np.array(pairs)}
 
 
 def training_groups(grid: Grid, source: GroupSource, train: Any, seed: int) -> tuple[dict, int]:
