@@ -217,8 +217,8 @@ class Ranker:
     strategies: list[str] = field(default_factory=lambda: list(STRATEGIES))
     group_size: int = 8
     soft_losses: dict[str, float] = field(
-        default_factory=lambda: {"margin_mse": 1.0, "listwise_kl": 1.0}
-    )  # of the strategies that distil the ranker
+        default_factory=lambda: {"listwise_kl": 1.0, "lce": 1.0}
+    )  # of the strategies that distil the ranker: on teacher scores, and on labels beside them
     hard_losses: dict[str, float] = field(default_factory=lambda: {"lce": 1.0})
     # of the strategies that fine-tune on labels
     intermediate_losses: dict[str, float] = field(default_factory=dict)

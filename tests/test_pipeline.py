@@ -131,7 +131,7 @@ def test_masked_lm_and_intermediate_terms_are_trained_logged_and_not_exported(fi
     assert lm.facts["teacher_head_steps"] == 3 and lm.facts["teacher_head_loss"] > 0
     for artifact, terms in (
         (lm, {"hidden", "mlm", "mlm_kl"}),
-        (student, {"margin_mse", "listwise_kl", "hidden", "attention_kl", "qkv"}),
+        (student, {"listwise_kl", "lce", "hidden", "attention_kl", "qkv"}),
     ):
         rows = (artifact.path / "metrics.jsonl").read_text().splitlines()
         assert all(set(json.loads(row)["terms"]) == terms for row in rows)

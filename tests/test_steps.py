@@ -43,8 +43,8 @@ def test_intermediate_terms_bring_the_teacher_in_where_the_ranker_is_distilled()
     assert with_teacher == {"student:ranker_distill:s", DISTILLED}
     assert not any("teacher" in s.inputs for n, s in plain.items() if n[:8] == "student:")
     assert steps[DISTILLED].params["losses"] == {
-        "margin_mse": 1.0,
         "listwise_kl": 1.0,
+        "lce": 1.0,
         "hidden": 0.5,
     }
     assert steps["student:lm_distill_finetune:s"].params["losses"] == {"lce": 1.0}
