@@ -1,6 +1,6 @@
 """The figures, as inline SVG whose colours are CSS variables: one drawing serves both themes.
 
-Matplotlib draws in placeholder colours; `_to_svg` replaces each by `var(--name)`.
+Matplotlib draws in placeholder colours; `to_svg` replaces each by `var(--name)`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as DASHES in the figures
 MAX_POINTS = 240  # of a line: more cannot be seen, and would make the page heavy
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name with $ in it is no formula
     "font.size": 11,
@@ -92,7 +92,7 @@ def tradeoff(evidence: Evidence, width: float, height: float, name: str) -> str:
     drawn around them; BM25, which does not rerank, is a line.
     """
     split, primary = evidence.split, evidence.config.evaluate.primary
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         xs = []
         for system in evidence.systems:
@@ -100,7 +100,7 @@ def tradeoff(evidence: Evidence, width: float, height: float, name: str) -> str:
             color = PLACEHOLDERS[color_of(system["system"], system["strategy"])]
             if x is None:
                 axes.axhline(y, color=color, linewidth=1.2, linestyle=(0, (2, 2)))
-                _label_line(axes, y, f"{_title(system)} {y:.3f}")
+                label_line(axes, y, f"{_title(system)} {y:.3f}")
                 continue
             xs.append(x)
             low, high = _interval(evidence, system)
@@ -121,12 +121,12 @@ def tradeoff(evidence: Evidence, width: float, height: float, name: str) -> str:
         axes.set_xlabel("ms to rerank a query, median, log scale")
         axes.set_ylabel(f"{primary} on {split}")
         axes.margins(y=0.12)
-        return _to_svg(figure, name)
+        return to_svg(figure, name)
 
 
 def curve_panel(lines: list[tuple[Curve, str, int]], name: str) -> str:
     """One loss term over the steps; `lines` holds (curve, CSS variable, index of a dash)."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(3.6, 2.3), layout="constrained")
         values = []
         for curve, color, dash in lines:
@@ -143,19 +143,25 @@ def curve_panel(lines: list[tuple[Curve, str, int]], name: str) -> str:
             axes.set_ylim(min(0.0, 1.08 * float(flat.min())), max(0.0, 1.08 * float(flat.max())))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("step")
-        return _to_svg(figure, name)
+        return to_svg(figure, name)
 
 
 def progress_panel(
-    lines: list[Line], name: str, x_label: str, y_label: str, levels: Mapping[str, float]
+    lines: list[Line],
+    name: str,
+    x_label: str,
+    y_label: str,
+    levels: Mapping[str, float],
+    size: tuple[float, float] = (3.6, 2.5),
 ) -> str:
-    """How something went on; `levels` (system -> y) are drawn across, for comparison."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(3.6, 2.5), layout="constrained")
+    """How something went on; `levels` (system -> y) are drawn across, for comparison. size: width
+    and height in inches."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
         for system, y in levels.items():
             color = PLACEHOLDERS[color_of(system)]
             axes.axhline(y, color=color, linewidth=1.2, linestyle=(0, (2, 2)))
-            _label_line(axes, y, f"{_title({'system': system})} {y:.3f}")
+            label_line(axes, y, f"{_title({'system': system})} {y:.3f}")
         for line in lines:
             x, y = _thinned(line.x, line.y)
             color, dash = PLACEHOLDERS[line.color], DASHES[line.dash]
@@ -176,7 +182,7 @@ def progress_panel(
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        return _to_svg(figure, name)
+        return to_svg(figure, name)
 
 
 def delta_panel(paired: Paired, limit: float, name: str, primary: str) -> str:
@@ -186,7 +192,7 @@ def delta_panel(paired: Paired, limit: float, name: str, primary: str) -> str:
     if len(ordered) > MAX_POINTS:
         keep = np.unique(np.linspace(0, len(ordered) - 1, MAX_POINTS).round().astype(int))
         x, ordered = x[keep], ordered[keep]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(3.6, 2.3), layout="constrained")
         for sign, color in ((1, "win"), (-1, "loss")):
             part = np.where(ordered * sign > 0, ordered, 0.0)
@@ -201,7 +207,7 @@ def delta_panel(paired: Paired, limit: float, name: str, primary: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("queries, most won to most lost")
         axes.set_ylabel(f"Δ {primary}")
-        return _to_svg(figure, name)
+        return to_svg(figure, name)
 
 
 def depth_lines(
@@ -212,7 +218,7 @@ def depth_lines(
 ) -> str:
     """A measure against the reranking depth, a line a system: (label of y, depths, values, its
     system, color and dash)."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         for label, depths, values, line in lines:
             marker = MARKERS.get(line["system"]["strategy"], "*")
@@ -226,7 +232,7 @@ def depth_lines(
         axes.minorticks_off()
         axes.margins(y=0.12)
         axes.set_xlabel("candidates reranked, log scale")
-        return _to_svg(figure, name)
+        return to_svg(figure, name)
 
 
 def tradeoff_label(evidence: Evidence) -> str:
@@ -268,7 +274,7 @@ def _title(system: dict[str, Any]) -> str:
     return "BM25" if system["system"] == "bm25" else system["system"]
 
 
-def _label_line(axes: Axes, y: float, text: str) -> None:
+def label_line(axes: Axes, y: float, text: str) -> None:
     axes.annotate(
         text, (0.99, y), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
         textcoords="offset points", color=PLACEHOLDERS["muted"], fontsize=10,
@@ -300,7 +306,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.array([steps[b].mean() for b in bins]), np.array([values[b].mean() for b in bins])
 
 
-def _to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element whose ids start with `name`."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": name}):

@@ -40,32 +40,14 @@ SYSTEM_WORDS = {
 
 def render_page(evidence: Evidence, verdict: Verdict) -> str:
     """The whole page. Every value that is not ours is escaped by the template."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kdscale.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        millions=lambda v: f"{v / 1e6:.1f}",
-        milliseconds=lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.2f}" if v < 10 else f"{v:.1f}",
-        p=lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
-        signed=signed,
-        when=lambda stamp: stamp.replace("T", " ").replace("+00:00", " UTC"),
-        role=_role_words,
-        color=lambda strategy: figures.color_of("", strategy).replace("_", "-"),
-        breakable=lambda text: Markup("_<wbr>").join(text.split("_")),
-        seconds=_seconds,
-        bytes=_bytes,
-    )
-    script = _asset("page.js") + _asset("rankings.js")
-    return environment.get_template("page.html").render(
+    script = asset("page.js") + asset("rankings.js")
+    template = environment().get_template("page.html")
+    return template.render(
         title=evidence.config.report.title,
         name=evidence.config.name,
         version=kdscale.__version__,
         created=max(a.manifest["created"] for a in evidence.inputs.values()),
-        style=Markup(_asset("page.css")),
+        style=Markup(asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         evidence=evidence,
@@ -96,7 +78,31 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
     )
 
 
-def _asset(name: str) -> str:
+def environment() -> jinja2.Environment:
+    """For the templates of this package: everything that is not ours is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("kdscale.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.filters.update(
+        millions=lambda v: f"{v / 1e6:.1f}",
+        milliseconds=lambda v: f"{v:,.0f}" if v >= 100 else f"{v:.2f}" if v < 10 else f"{v:.1f}",
+        p=lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
+        signed=signed,
+        when=lambda stamp: stamp.replace("T", " ").replace("+00:00", " UTC"),
+        role=_role_words,
+        color=lambda strategy: figures.color_of("", strategy).replace("_", "-"),
+        breakable=lambda text: Markup("_<wbr>").join(text.split("_")),
+        seconds=_seconds,
+        bytes=_bytes,
+    )
+    return made
+
+
+def asset(name: str) -> str:
     return resources.files("kdscale.report").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -30,10 +30,15 @@ def trials_view(path: Path, evaluate: Evaluate) -> dict[str, Any]:
     """What parts/trials.html shows. Raises KdscaleError for a table that cannot be shown."""
     table, about = read_trials(path)
     groups = group_trials(table)
-    teacher = next((g for g in groups if g.system == TEACHER), None)
-    found = students(groups)
-    if teacher is None or not found:
+    if not students(groups) or all(g.system != TEACHER for g in groups):
         raise KdscaleError(f"report.trials: {path} has no teacher, or no student, to show")
+    return show_trials(groups, about, evaluate)
+
+
+def show_trials(groups: list[Group], about: dict[str, Any], evaluate: Evaluate) -> dict[str, Any]:
+    """The same of groups, of which one is the teacher and one at least a student."""
+    teacher = next(g for g in groups if g.system == TEACHER)
+    found = students(groups)
     measures = list(teacher.values)
     primary = evaluate.primary if evaluate.primary in measures else measures[0]
     measures.sort(key=lambda m: m != primary)
