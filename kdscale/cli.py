@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdscale import __version__, store_commands
+from kdscale import __version__, store_commands, sweep_commands
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--batch-tokens", type=int, default=8192)
     rank.set_defaults(run=_rank)
 
+    sweep_commands.add_to(commands)
     store_commands.add_to(commands)
 
     doctor = commands.add_parser(

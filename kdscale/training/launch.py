@@ -68,6 +68,7 @@ def run_job(
                 if row.get("dev") is not None:
                     note += f", dev {row['dev']:.3f}"
                 bar.update(row["step"], note, total=row["steps"])
+                reporter.logged(row)
 
             train = _train_here if cluster.engine == "torch" else _train_on_ray
             train(job, workspace, cluster, reporter, on_log)
