@@ -75,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         "--address", required=True, metavar="URL", help="Ray's dashboard, http://HOST:8265"
     )
     submit.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    submit.add_argument("--stage", choices=STAGES, help="only this stage and what it needs")
+    submit.add_argument(
+        "--stage",
+        choices=(*STAGES, "sweep"),
+        help="only this stage and what it needs, or a sweep file: begun, or gone on with",
+    )
     _set_argument(submit)
     submit.add_argument("--detach", action="store_true", help="do not follow the job's log")
     submit.set_defaults(run=_submit)

@@ -26,7 +26,10 @@ SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(sc
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply overrides, resolve student names, check. Raises KdscaleError."""
-    return make_config(read_settings(path, overrides), path)
+    data = read_settings(path, overrides)
+    if "sweep" in data:
+        raise KdscaleError(f"{path} is a sweep, many experiments in one; use kdscale sweep {path}")
+    return make_config(data, path)
 
 
 def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from kdscale.bundle import MIB, build_bundle
 from kdscale.config import Config
-from kdscale.configload import load_config
+from kdscale.configload import load_config, to_dict
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def submit(
     Raises KdscaleError for what is wrong with the config, the address or the token, before
     anything is sent.
     """
-    config = load_config(path, overrides)
+    config, settings = _read(path, stage, overrides)
     check_storage(config, reporter)
     client = _connect(address)
     with tempfile.TemporaryDirectory(prefix="kdscale-") as folder:
-        size = build_bundle(config, Path(folder))
+        size = build_bundle(settings, Path(folder))
         job = _send(client, folder, stage, path, overrides)
     try:
         reporter.info(
@@ -63,6 +63,17 @@ def submit(
         return _follow(client, job, reporter)
     except KeyboardInterrupt:
         return _interrupted(client, address, job, reporter)
+
+
+def _read(path: Path, stage: str | None, overrides: list[str]) -> tuple[Config, dict[str, Any]]:
+    """The config, and all of the file's settings with the overrides in them."""
+    if stage == "sweep":
+        from kdscale.sweep.spec import load_sweep
+
+        sweep = load_sweep(path, overrides)
+        return sweep.base, sweep.document()
+    config = load_config(path, overrides)
+    return config, to_dict(config)
 
 
 def check_storage(config: Config, reporter: Reporter) -> None:

@@ -16,6 +16,7 @@ from kdscale.sweep.record import Record, Result, changes, is_alive, sweep_key, u
 from kdscale.sweep.resources import plan_trials
 from kdscale.sweep.session import Session
 from kdscale.sweep.shared import (
+    Once,
     check_students,
     counts,
     make_dataset,
@@ -57,12 +58,13 @@ def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
     reporter.info(f"{sweep.base.name}: {len(trials)} trials, in {record.uri}")
     with ray_session(sweep.base.cluster, reporter) as ray:
         side_by_side, cpus, node = _fit(sweep, ray, len(trials))
-        dataset = make_dataset(sweep, store, reporter)
+        once = Once(reporter)
+        dataset = make_dataset(sweep, store, once)
         queries = train_queries(dataset)
         configs = trial_configs(sweep, trials, queries)
+        check_students(configs)
         parts = shared_parts(sweep, list(configs.values()))
-        outcomes = [outcome for _, outcome in make_shared(parts, store, reporter)]
-        check_students(configs, outcomes)
+        outcomes = [outcome for _, outcome in make_shared(parts, store, once)]
         shared = {o.step.name: o.artifact for o in outcomes}
         sizes = pairs_of_trials(trials, configs, queries)
         if not record.results(reporter):
@@ -116,7 +118,8 @@ def _begun(
             f"{'; '.join(told[:3])}{more}; put that back to go on, or run without --resume for a "
             "new sweep (students and language models that it shares are not made again)"
         )
-    if begun is not None and not resume:
+    # Until something was measured there is nothing that a new start could lose.
+    if begun is not None and not resume and record.base() is not None:
         raise KdscaleError(
             f"{record.uri} was begun and has not ended; add --resume to go on with it"
         )

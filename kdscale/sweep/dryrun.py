@@ -17,6 +17,7 @@ from kdscale.sweep.rates import (
     shared_seconds,
 )
 from kdscale.sweep.shared import (
+    check_students,
     make_shared,
     pairs_of_trials,
     shared_parts,
@@ -38,6 +39,8 @@ def show_plan(sweep: Sweep, reporter: Reporter) -> None:
     dataset = run_steps(base, store, ["dataset"], reporter, dry_run=True)[0].artifact
     queries = None if dataset is None else train_queries(dataset)
     configs = trial_configs(sweep, trials, queries)
+    if queries is not None:
+        check_students(configs)
     shared = make_shared(shared_parts(sweep, list(configs.values())), store, reporter, dry_run=True)
     reporter.info(f"shared by {len(trials)} trials, each made once:")
     took: list[float | None] = []

@@ -14,7 +14,7 @@ from kdscale.data.dataset import Dataset
 from kdscale.data.queries import TRAIN
 from kdscale.errors import KdscaleError
 from kdscale.matters import language_model
-from kdscale.pipeline import Outcome, run_steps, step_key
+from kdscale.pipeline import Outcome, run_steps
 from kdscale.progress import Reporter
 from kdscale.steps import Step, build_steps
 from kdscale.store import Artifact, Store
@@ -68,59 +68,47 @@ def make_shared(
     """Each shared step, once a setting, with the config that it was made by."""
     outcomes: list[tuple[Config, Outcome]] = []
     for number, part in enumerate(parts):
-        quiet = reporter if number == 0 or dry_run else _OfParts(reporter)
-        made = run_steps(part.config, store, part.wanted, quiet, dry_run)
+        made = run_steps(part.config, store, part.wanted, reporter, dry_run)
         new = [o for o in made if number == 0 or o.step.name.startswith(LM)]
         outcomes += [(part.config, outcome) for outcome in new]
     return outcomes
 
 
-class _OfParts(Reporter):
-    """Leaves out that the data is up to date, which was said before."""
+class Once(Reporter):
+    """Says a thing once: several configs have one dataset, and each finds it up to date."""
 
     def __init__(self, reporter: Reporter):
         super().__init__(reporter.console)
+        self._said: set[str] = set()
 
     def info(self, message: str) -> None:
-        if message.startswith(LM) or ": up to date (" not in message:
+        if message not in self._said:
             super().info(message)
+        self._said.add(message)
 
 
 def train_queries(dataset: Artifact) -> int:
     return Dataset(dataset.path).queries(TRAIN).num_rows
 
 
-def check_students(configs: dict[str, Config], outcomes: list[Outcome]) -> dict[str, str]:
-    """The key of the student of each trial. Raises KdscaleError where two trials have one
-    student: they would train it twice, or at once.
+def check_students(configs: dict[str, Config]) -> None:
+    """Raise KdscaleError where two trials have one student: they would train it at once.
 
-    configs: by the trial's id
+    configs: by the trial's id, with the queries of their budgets
     """
-    keys: dict[str, str] = {}
-    by_key: dict[str, str] = {}
-    shared = {o.step.name: o.artifact for o in outcomes if not o.step.name.startswith(LM)}
-    lms = {o.artifact.key: o.artifact for o in outcomes if o.step.name.startswith(LM)}
+    seen: dict[bytes, str] = {}
     for trial, config in configs.items():
-        steps = build_steps(config)
-        step = student_step(config)
-        inputs = {}
-        for role, name in step.inputs.items():
-            if name.startswith(LM):
-                of_lm = steps[name]
-                made = {r: shared[n] for r, n in of_lm.inputs.items()}
-                inputs[role] = lms[step_key(of_lm, of_lm.matters(), made)]
-            else:
-                inputs[role] = shared[name]
-        key = step_key(step, step.matters(), inputs)
-        if key in by_key:
+        steps, step = build_steps(config), student_step(config)
+        # All other inputs are the same for all trials.
+        lm = [steps[name].matters() for name in step.inputs.values() if name.startswith(LM)]
+        student = canonical_json([step.matters(), lm])
+        other = seen.setdefault(student, trial)
+        if other != trial:
             raise KdscaleError(
-                f"{SECTION}.space: trials {by_key[key]} and {trial} are one student; what differs "
+                f"{SECTION}.space: trials {other} and {trial} are one student; what differs "
                 f"between them does not matter to {config.ranker.strategies[0]}, or their budgets "
                 "are the same number of queries: give the axis a `when`, or remove a value"
             )
-        by_key[key] = trial
-        keys[trial] = key
-    return keys
 
 
 def counts(outcomes: list[Outcome], since: str) -> dict[str, dict[str, int]]:

@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Ctrl-C and SIGTERM are the command's.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints, however quiet it was told to be
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -117,7 +118,20 @@ def _wandb(wandb: Wandb | None, group: str) -> list[tune.Callback]:
     return [WandbLoggerCallback(project=wandb.project, group=group)]
 
 
-class _Feed(Searcher):
+class _Unsaved:
+    """What Tune would copy and write down for a resumption of its own, which nobody asks for."""
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Feed(_Unsaved, Searcher):
     """Hands the trials out in their order, until there are none or the budget is used."""
 
     def __init__(self, trials: list[Trial], listener: Listener):
@@ -180,7 +194,7 @@ class _AshaInCells(FIFOScheduler):
         """As above."""
 
 
-class _Events(tune.Callback):
+class _Events(_Unsaved, tune.Callback):
     """Tells the listener what happens to trials."""
 
     def __init__(self, listener: Listener):
