@@ -113,10 +113,11 @@ class Sweep:
         return config
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep and no other: not where it runs, nor how long it may."""
+        """What makes it this sweep and no other: not where it runs."""
         base = {k: v for k, v in to_dict(self.base).items() if k not in ("storage", "cluster")}
-        search = {k: v for k, v in vars(self.search).items() if k != "concurrent"}
-        return {**base, SECTION: {"space": self.space, "search": search, "seed": self.section.seed}}
+        section = {k: v for k, v in to_dict(self.section).items() if k != "wandb"}
+        del section["search"]["concurrent"]
+        return {**base, SECTION: {"space": self.space, **section}}
 
     def document(self) -> dict[str, Any]:
         """A sweep file by itself that says the same: overrides and shapes are in it."""

@@ -86,7 +86,7 @@ def _train_and_measure(work: Work, trial: Trial, news: queue.SimpleQueue) -> Res
     try:
         student = _train(config, store, reporter)
         values, size = _measure(work, config, student)
-    except KdscaleError as error:
+    except (KdscaleError, FloatingPointError) as error:
         # Another try would end in the same way, and the other trials are to go on.
         result = _result(trial, "failed", reporter, began, reason=str(error))
         record.put(result)

@@ -27,6 +27,6 @@ def make_sweep(
     cluster = {"workers": 1, "scorers": 1, "engine": engine}
     path = make_config(directory, cluster=cluster, **{"students": SHAPES, **changes})
     data = yaml.safe_load(path.read_text())
-    sweep = directory / "sweep.yaml"
+    sweep = directory / file
     sweep.write_text(yaml.safe_dump({**data, "sweep": section}, sort_keys=False))
     return sweep
