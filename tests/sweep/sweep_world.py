@@ -18,9 +18,14 @@ SPACE = {
 
 
 def make_sweep(
-    directory: Path, space: dict | None = None, engine: str = "torch", **changes
+    directory: Path,
+    space: dict | None = None,
+    engine: str = "torch",
+    file: str = "sweep.yaml",
+    **changes: object,
 ) -> Path:
-    """A sweep file in `directory`; changes: of the section sweep, and of the config below it."""
+    """A sweep file in `directory`, whose sweeps have one world and one store; changes: of the
+    section sweep, and of the config around it."""
     directory.mkdir(parents=True, exist_ok=True)
     section = {"space": SPACE if space is None else space}
     section |= {k: changes.pop(k) for k in ("search", "limits", "seed", "wandb") if k in changes}
