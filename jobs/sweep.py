@@ -1,4 +1,4 @@
-"""Ray job: the trials of a sweep file, begun or gone on with."""
+"""Ray job: the trials of a sweep file; with --resume those that are left."""
 
 import sys
 

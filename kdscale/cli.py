@@ -78,9 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument(
         "--stage",
         choices=(*STAGES, "sweep"),
-        help="only this stage and what it needs, or a sweep file: begun, or gone on with",
+        help="only this stage and what it needs, or a sweep file",
     )
     _set_argument(submit)
+    submit.add_argument("--resume", action="store_true", help="go on with a sweep")
     submit.add_argument("--detach", action="store_true", help="do not follow the job's log")
     submit.set_defaults(run=_submit)
 
@@ -203,7 +204,9 @@ def _submit(args: argparse.Namespace) -> int:
     from kdscale.progress import Reporter
     from kdscale.submit import submit
 
-    return submit(args.address, args.config, args.stage, args.set, args.detach, Reporter())
+    return submit(
+        args.address, args.config, args.stage, args.set, args.detach, Reporter(), args.resume
+    )
 
 
 def _results(args: argparse.Namespace) -> int:
