@@ -30,15 +30,21 @@ class Running:
 
 
 class Board:
-    """trials: all that are to run, by id; sizes: the pairs that each is trained on."""
+    """trials: all that are to run, by id; sizes: the pairs that each is trained on;
+    side_by_side: so many run at once, at most."""
 
     def __init__(
-        self, trials: list[Trial], results: dict[str, Result], sizes: dict[str, int], metric: str
+        self,
+        trials: list[Trial],
+        results: dict[str, Result],
+        sizes: dict[str, int],
+        metric: str,
+        side_by_side: int = 1,
     ):
         self.trials = {trial.id: trial for trial in trials}
         self.results = dict(results)
         self.running: dict[str, Running] = {}
-        self.side_by_side = 1
+        self._side_by_side = side_by_side
         self.metric = metric
         self._sizes = sizes
         for result in results.values():
@@ -90,7 +96,7 @@ class Board:
         for running in self.running.values():
             spent = time.monotonic() - running.began
             left += max(0.0, self._expected(running.trial) - spent)
-        return left / self.side_by_side
+        return left / self._side_by_side
 
     def _expected(self, trial: Trial) -> float:
         done = self.ranked()

@@ -40,7 +40,7 @@ def show_plan(sweep: Sweep, reporter: Reporter) -> None:
     queries = None if dataset is None else train_queries(dataset)
     configs = trial_configs(sweep, trials, queries)
     if queries is not None:
-        check_students(configs)
+        check_students({t.id: configs[t.id] for t in trials if not t.is_open})
     shared = make_shared(shared_parts(sweep, list(configs.values())), store, reporter, dry_run=True)
     reporter.info(f"shared by {len(trials)} trials, each made once:")
     took: list[float | None] = []

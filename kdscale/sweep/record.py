@@ -14,8 +14,6 @@ killed goes on with the trials that have none.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +22,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 
 import kdscale
@@ -193,49 +190,6 @@ class Record:
 
 def sweep_key(label: str, identity: dict[str, Any]) -> str:
     return f"{label}-{sha256_json(identity)[:12]}"
-
-
-def unfinished_others(store: Store, label: str, key: str) -> list[Record]:
-    """Unfinished sweeps of the same name: of the same file, as it was before a change."""
-    length = len(label) + 13  # a dash and twelve digits
-    keys = [k for k in store.unfinished(KIND) if k.startswith(f"{label}-") and len(k) == length]
-    others = [Record(store, k) for k in keys if k != key]
-    return [record for record in others if record.begun() is not None]
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two identities, in words, setting by setting."""
-    old, new = _flat(before), _flat(now)
-    told = []
-    for key in dict.fromkeys([*old, *new]):
-        if old.get(key) != new.get(key):
-            was, is_ = (json.dumps(v[key]) if key in v else "not set" for v in (old, new))
-            told.append(f"{key} was {was}, is {is_}")
-    return told
-
-
-def process() -> dict[str, Any]:
-    """What tells this process from all others, now and later."""
-    own = psutil.Process()
-    return {"host": platform.node(), "pid": own.pid, "began": own.create_time()}
-
-
-def is_alive(told: Any) -> bool:
-    """Whether a process told by `process` is at work on this machine."""
-    if not isinstance(told, dict) or told.get("host") != platform.node():
-        return False
-    try:
-        other = psutil.Process(told.get("pid"))
-        return other.pid != os.getpid() and abs(other.create_time() - told.get("began")) < 1
-    except (psutil.Error, TypeError, ValueError):
-        return False
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    below = [_flat(v, f"{key}.{k}" if key else str(k)) for k, v in value.items()]
-    return {k: v for part in below for k, v in part.items()}
 
 
 def _write(folder: Path, tables: list[pa.Table], told: dict[str, Any]) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from kdscale.progress import Reporter
+from kdscale.sweep.begin import process
 from kdscale.sweep.board import Board
 from kdscale.sweep.live import View
 from kdscale.sweep.rates import HOUR_S
-from kdscale.sweep.record import Record, Result, process
+from kdscale.sweep.record import Record, Result
 from kdscale.sweep.space import Trial
 from kdscale.sweep.spec import Sweep
 
@@ -21,8 +21,8 @@ class Session:
     """Hears of every trial (`kdscale.sweep.tuning.Listener`), and keeps the record, the board, the
     view and TensorBoard's events up to date.
 
-    told: what is known of the sweep beside its trials; rows: those of BM25 and the teacher; spent:
-    seconds of earlier sessions
+    told: what is known of the sweep beside its trials; rows: those of BM25 and the teacher; began:
+    when, on the monotonic clock, the sweep would have begun without what was between its sessions
     """
 
     def __init__(
@@ -32,14 +32,13 @@ class Session:
         board: Board,
         rows: dict[str, pa.Table],
         told: dict[str, Any],
-        spent: float,
-        events: Path,
+        began: float,
         reporter: Reporter,
     ):
-        self._sweep, self._record, self._board = sweep, record, board
-        self._rows, self._told = dict(rows), told
-        self._began = time.monotonic() - spent
-        self._events, self._writers = events, {}
+        self._sweep, self.record, self.board, self.told = sweep, record, board, told
+        self._rows, self._began = dict(rows), began
+        self.events = record.store.disk / ".tensorboard" / record.key
+        self._writers: dict[str, Any] = {}
         self.view = View(board, reporter)
         self._chooser = None
         self.left_out = ""  # why trials were not started, if any
@@ -49,21 +48,20 @@ class Session:
             self._chooser = Chooser(sweep.axes, sweep.section.seed)
             for trial, result in board.ranked():
                 self._chooser.learn(trial, result)
-        self._chosen = {trial.id: trial for trial in board.trials.values()}
 
     def may_start(self) -> bool:
         limits, gpus = self._sweep.section.limits, self._gpus()
-        expected = self._board.mean_seconds() or 0.0
+        expected = self.board.mean_seconds() or 0.0
         spent = time.monotonic() - self._began
         if limits.hours is not None and spent + expected > limits.hours * HOUR_S:
-            self.left_out = f"{len(self._board.waiting)} trials by limits.hours {limits.hours:g}"
-        running = [time.monotonic() - r.began for r in self._board.running.values()]
-        used = sum(r.seconds for r in self._board.results.values())
+            self.left_out = f"{len(self.board.waiting)} trials by limits.hours {limits.hours:g}"
+        running = [time.monotonic() - r.began for r in self.board.running.values()]
+        used = sum(r.seconds for r in self.board.results.values())
         # Those at work are counted as what they are expected to take, or have taken already.
         used += sum(max(expected, seconds) for seconds in running) + expected
         if limits.gpu_hours is not None and used * gpus > limits.gpu_hours * HOUR_S:
             self.left_out = (
-                f"{len(self._board.waiting)} trials by limits.gpu_hours {limits.gpu_hours:g}"
+                f"{len(self.board.waiting)} trials by limits.gpu_hours {limits.gpu_hours:g}"
             )
         return not self.left_out
 
@@ -74,12 +72,12 @@ class Session:
         return trial
 
     def started(self, trial: Trial) -> None:
-        self._board.start(trial)
+        self.board.start(trial)
         self.view.started(trial)
         self.write()
 
     def reported(self, trial: Trial, told: dict[str, Any]) -> None:
-        running = self._board.running.get(trial.id)
+        running = self.board.running.get(trial.id)
         if running is None:
             return
         running.note(told)
@@ -90,7 +88,7 @@ class Session:
         self.view.tick()
 
     def ended(self, trial: Trial, told: dict[str, Any]) -> None:
-        there = self._record.result(trial.id)
+        there = self.record.result(trial.id)
         if there is not None:
             result, rows = there
             if rows is not None:
@@ -99,12 +97,12 @@ class Session:
             result = self._of_running(trial, "failed", reason=told.get("reason"))
         else:
             result = self._of_running(trial, "stopped")
-            self._record.put(result)
+            self.record.put(result)
         self._settle(trial, result)
 
     def died(self, trial: Trial, reason: str) -> None:
         result = self._of_running(trial, "failed", reason=reason)
-        self._record.put(result)
+        self.record.put(result)
         self._settle(trial, result)
 
     def tick(self) -> None:
@@ -112,23 +110,23 @@ class Session:
 
     def write(self) -> None:
         """The table and the state, for whoever looks while the sweep runs."""
-        self._record.put_table(self.tables(), self.told())
+        self.record.put_table(self.tables(), self.state())
 
     def tables(self) -> list[pa.Table]:
         return [self._rows[key] for key in sorted(self._rows)]
 
-    def told(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         return {
-            **self._told,
-            "counts": self._board.counts(),
+            **self.told,
+            "counts": self.board.counts(),
             "left_out": self.left_out,
             "spent_s": round(time.monotonic() - self._began, 1),
             "process": process(),
-            "trials": self._board.as_json(),
+            "trials": self.board.as_json(),
         }
 
     def _of_running(self, trial: Trial, status: str, reason: str | None = None) -> Result:
-        running = self._board.running[trial.id]
+        running = self.board.running[trial.id]
         return Result(
             trial.id,
             status,
@@ -141,7 +139,7 @@ class Session:
         )
 
     def _settle(self, trial: Trial, result: Result) -> None:
-        self._board.end(result)
+        self.board.end(result)
         if self._chooser is not None:
             self._chooser.tell(trial, result)
         writer = self._writers.pop(trial.id, None)
@@ -155,7 +153,7 @@ class Session:
             from torch.utils.tensorboard import SummaryWriter
 
             name = f"{trial.id}-{trial.strategy}-{trial.shape}"
-            self._writers[trial.id] = SummaryWriter(str(self._events / name))
+            self._writers[trial.id] = SummaryWriter(str(self.events / name))
         return self._writers[trial.id]
 
     def _gpus(self) -> float:

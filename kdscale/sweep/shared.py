@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from kdscale.config import Config
 from kdscale.data.dataset import Dataset
-from kdscale.data.queries import TRAIN
+from kdscale.data.queries import DEV, TRAIN
 from kdscale.errors import KdscaleError
 from kdscale.matters import language_model
 from kdscale.pipeline import Outcome, run_steps
@@ -58,8 +58,16 @@ def shared_parts(sweep: Sweep, configs: list[Config]) -> list[Part]:
 
 
 def make_dataset(sweep: Sweep, store: Store, reporter: Reporter) -> Artifact:
+    """Raises KdscaleError for data that has no dev queries to choose by."""
     base = replace(sweep.base, students=[])
-    return run_steps(base, store, ["dataset"], reporter)[0].artifact
+    artifact = run_steps(base, store, ["dataset"], reporter)[0].artifact
+    splits = Dataset(artifact.path).splits()
+    if DEV not in splits:
+        raise KdscaleError(
+            f"a sweep chooses by dev queries, and the data has no split {DEV!r}, only "
+            f"{', '.join(splits)}; name one so in the source or prepare.split"
+        )
+    return artifact
 
 
 def make_shared(

@@ -84,6 +84,11 @@ class Trial:
         return self.strategy, self.shape, self.budget, self.seed
 
     @property
+    def is_open(self) -> bool:
+        """Whether a setting is still to be chosen."""
+        return None in self.settings.values()
+
+    @property
     def variant(self) -> str:
         """What else was set, in words."""
         words = (f"{key}={_words(value)}" for key, value in self.settings.items())

@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from kdscale.sweep.resources import Room
 from kdscale.sweep.space import CELL_AXES, Trial
 from kdscale.sweep.spec import Search, Wandb
 from kdscale.sweep.trial import Work, run_trial, settings_for_tune, trial_from_tune
@@ -62,20 +63,13 @@ class Listener(Protocol):
     def tick(self) -> None: ...
 
 
-def run_trials(
-    work: Work,
-    trials: list[Trial],
-    side_by_side: int,
-    search: Search,
-    wandb: Wandb | None,
-    listener: Listener,
-    node: str,
-) -> None:
-    """Run the trials, at most so many at once. node: the resource of the driver's node."""
+def run_trials(work: Work, trials: list[Trial], room: Room, listener: Listener) -> None:
+    """Run the trials, as many at once as there is room for."""
+    section = work.sweep.section
     os.environ.update(_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     cluster = work.sweep.base.cluster
-    resources = {node: 0.001}
+    resources = {room.node: 0.001}
     if cluster.engine == "torch":
         resources |= {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
 
@@ -90,9 +84,11 @@ def run_trials(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=_Feed(trials, listener),
-                scheduler=_AshaInCells(search) if search.scheduler == "asha" else FIFOScheduler(),
+                scheduler=_AshaInCells(section.search)
+                if section.search.scheduler == "asha"
+                else FIFOScheduler(),
                 num_samples=len(trials),
-                max_concurrent_trials=side_by_side,
+                max_concurrent_trials=room.trials,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
@@ -100,7 +96,7 @@ def run_trials(
                 name=work.key,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
-                callbacks=[_Events(listener), *_wandb(wandb, work.key)],
+                callbacks=[_Events(listener), *_wandb(section.wandb, work.key)],
                 verbose=0,
             ),
         ).fit()

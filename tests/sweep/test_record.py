@@ -14,17 +14,10 @@ from kdscale.evaluation.trials import read_trials, trial_rows
 from kdscale.progress import Reporter
 from kdscale.store import LocalStore, open_store
 from kdscale.store.gc import DAY_S, make_plan
+from kdscale.sweep.begin import changes, is_alive, process, unfinished_others
 from kdscale.sweep.board import Board
 from kdscale.sweep.live import standing
-from kdscale.sweep.record import (
-    Record,
-    Result,
-    changes,
-    is_alive,
-    process,
-    sweep_key,
-    unfinished_others,
-)
+from kdscale.sweep.record import Record, Result, sweep_key
 from kdscale.sweep.spec import load_sweep
 
 VALUES = {"nDCG@10": np.array([1.0, 0.5])}
