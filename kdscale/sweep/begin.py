@@ -1,4 +1,4 @@
-"""Whether a sweep may start, or be gone on with: what was begun, and whether it is the same still."""
+"""Whether a sweep may start or be gone on with: what was begun, and whether it is still that."""
 
 from __future__ import annotations
 
