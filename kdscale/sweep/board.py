@@ -26,7 +26,7 @@ class Running:
         self.step, self.steps = told.get("step", self.step), told.get("steps", self.steps)
         if "dev" in told:
             self.dev = told["dev"]
-            self.curve.append([self.step, self.dev])
+            self.curve.append([told["dev_step"], self.dev])
 
 
 class Board:

@@ -26,6 +26,7 @@ from kdscale.sweep.record import Record, Result
 from kdscale.sweep.shared import student_step
 from kdscale.sweep.space import Trial
 from kdscale.sweep.spec import Sweep
+from kdscale.training.metrics import WATCH, read_rows
 
 SHOWN = ("loss", "lr", "tokens_per_s")  # of a training's log, for TensorBoard and the table
 
@@ -92,9 +93,16 @@ def _train_and_measure(work: Work, trial: Trial, news: queue.SimpleQueue) -> Res
         record.put(result)
         return result
     value = float(values[work.measures[0]].mean())
-    pairs = student.facts.get("pairs_seen")
-    made = {"name": student.name, "digest": student.digest}
-    result = _result(trial, "finished", reporter, began, value=value, pairs=pairs, student=made)
+    reporter.curve = _curve(student)  # all of it, also where the training was another session's
+    result = _result(
+        trial,
+        "finished",
+        reporter,
+        began,
+        value=value,
+        pairs=student.facts.get("pairs_seen"),
+        student={"name": student.name, "digest": student.digest},
+    )
     record.put(result, _rows(work, trial, student, values, size))
     return result
 
@@ -136,6 +144,12 @@ def _measure_there(threads: int, asked: tuple) -> dict[str, Any]:
 
     torch.set_num_threads(threads)
     return measure(*asked)
+
+
+def _curve(student: Artifact) -> list[list[float]]:
+    """[step, quality on dev] of each look at it, if there were any."""
+    log = student.path / WATCH
+    return [[row["step"], row["dev"]] for row in read_rows(log)] if log.is_file() else []
 
 
 def _rows(
@@ -186,8 +200,6 @@ class _Follower(Reporter):
         self.curve: list[list[float]] = []
 
     def logged(self, row: dict[str, Any]) -> None:
-        if row["step"] == self.step:
-            return  # the driver's poll found no newer one
         self.step = row["step"]
         told = {name: row[name] for name in SHOWN}
         told |= {"step": row["step"], "steps": row["steps"]}
@@ -195,7 +207,8 @@ class _Follower(Reporter):
         if seen is not None and (not self.curve or seen > self.curve[-1][0]):
             self.curve.append([seen, row["dev"]])
             if seen < row["steps"]:  # at its end a training is not to be stopped any more
-                told |= {"dev": row["dev"], "progress": 100 * seen / row["steps"]}
+                told |= {"dev": row["dev"], "dev_step": seen}
+                told["progress"] = 100 * seen / row["steps"]
         self._news.put(told)
 
 

@@ -144,7 +144,7 @@ def test_where_a_sweep_stands(tmp_path):
     sizes = {t.id: 100 for t in trials} | {"0002": 50}
     board = Board(trials, {"0001": finished(seconds=20.0)}, sizes, "nDCG@10")
     board.start(trials[1])
-    board.running["0002"].note({"step": 5, "steps": 10, "dev": 0.25})
+    board.running["0002"].note({"step": 5, "steps": 10, "dev": 0.25, "dev_step": 4})
     board.end(Result("0003", "stopped", {}, value=0.2, step=4, seconds=5.0))
     counts = {"trials": 4, "finished": 1, "stopped": 1, "failed": 0, "running": 1, "waiting": 1}
     assert board.counts() == counts

@@ -144,9 +144,9 @@ def _written(record, name):
 
 def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster, capsys):
     """Trained by Ray Train and DeepSpeed."""
-    train = {"max_steps": 60, "batch_size": 8, "log_every": 5, "checkpoint_every": 0}
-    watch = {"every": 15, "queries": 10, "train_queries": 5, "depth": 10}
-    space = {**SEEDS, "ranker.train.lr": {"grid": [1e-2, 1e-12]}}
+    train = {"max_steps": 600, "batch_size": 8, "log_every": 50, "checkpoint_every": 0}
+    watch = {"every": 100, "queries": 10, "train_queries": 5, "depth": 10}
+    space = {**SEEDS, "ranker.train.lr": {"grid": [3e-3, 1e-12]}}
     path = make_sweep(
         finished.parent,
         space,
@@ -159,8 +159,8 @@ def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster
     record = open_record(load_sweep(path))
     good, bad = record.state()["trials"]
     assert (good["status"], bad["status"]) == ("finished", "stopped")
-    assert [step for step, _ in good["curve"]] == [0, 15, 30, 45, 60]
-    assert bad["value"] == bad["curve"][-1][1] < good["value"] and bad["step"] < 60
+    assert [step for step, _ in good["curve"]] == list(range(0, 601, 100))
+    assert bad["value"] == bad["curve"][-1][1] < good["value"] and bad["step"] < 600
     assert good["student"] and bad["student"] is None
     assert "stopped at step" in capsys.readouterr().out
     whole = ray_cluster.cluster_resources()["CPU"]
