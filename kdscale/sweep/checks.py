@@ -29,8 +29,10 @@ def check_sweep(sweep: Sweep) -> None:
         raise KdscaleError(f"{SECTION}.search: grace is between 0 and 1, factor above 1")
     if not sweep.base.students:
         raise KdscaleError(f"{SECTION}.space: no student shapes; add the axis shape, or students")
-    _check_values(sweep)
     _check_search(sweep)
+    _check_values(sweep)
+    if not sweep.trials:
+        raise KdscaleError(f"{SECTION}.space: no strategies; add the axis strategy")
     _check_metric(sweep)
     if sweep.section.wandb is not None:
         if not sweep.section.wandb.project:

@@ -24,6 +24,8 @@ SECTION = "sweep"  # of a sweep file
 CELL_AXES = ("strategy", "shape", "budget", "seed")
 LISTED, RANGES = ("grid", "choice"), ("uniform", "loguniform")
 SETTINGS = ("lm", "ranker")  # of the students alone: the data and the teacher are one for all
+LARGEST = 10_000  # trials of a sweep: far more than anybody looks at, few enough to be listed
+MOST_VALUES = 1_000  # of an axis
 # Settings that an axis of their own sets.
 TAKEN = {
     "ranker.strategies": "strategy",
@@ -128,6 +130,8 @@ def _axis(key: str, given: Any, where: str) -> Axis:
     values = given[kind]
     if not isinstance(values, list) or not values:
         raise KdscaleError(f"{where}.{kind}: a list of at least one value")
+    if len(values) > MOST_VALUES:
+        raise KdscaleError(f"{where}.{kind}: {len(values):,} values, at most {MOST_VALUES:,}")
     if kind in RANGES:
         values = _range(values, kind, f"{where}.{kind}")
     for i, value in enumerate(values):
@@ -191,20 +195,30 @@ def draw_trials(
 
     defaults: axis of a cell -> the values that it has where the space does not name it, or not
     for a strategy. samples: so many draws of the sampled settings a cell; all cells have their
-    first one before any has a second. ask: leave the sampled ones open.
+    first one before any has a second. ask: leave the sampled ones open. Raises KdscaleError for
+    more than can be listed.
     """
     by_key = {axis.key: axis for axis in axes}
+    combinations = list(itertools.islice(_combinations(by_key, defaults), LARGEST + 1))
+    if sum(samples if sampled else 1 for _, sampled in combinations) > LARGEST:
+        raise KdscaleError(
+            f"{SECTION}.space: more than {LARGEST:,} trials; give the axes fewer values, or draw "
+            "from them (sweep.search.type random)"
+        )
     trials: list[Trial] = []
+    seen: set[str] = set()
     for number in range(samples):
-        for place, (values, sampled) in enumerate(_combinations(by_key, defaults)):
+        for place, (values, sampled) in enumerate(combinations):
             if number and not sampled:
                 continue
             rng = np.random.default_rng((seed, place, number))
             chosen = {axis.key: None if ask else axis.sample(rng) for axis in sampled}
-            cell = {key: values.pop(key) for key in CELL_AXES}
-            trial = Trial("", **cell, settings={**values, **chosen})
-            if ask or trial not in trials:  # two draws of a short list can be one
+            cell = {key: values[key] for key in CELL_AXES}
+            listed = {key: value for key, value in values.items() if key not in cell}
+            trial = Trial("", **cell, settings={**listed, **chosen})
+            if ask or repr(trial) not in seen:  # two draws of a short list can be one
                 trials.append(trial)
+            seen.add(repr(trial))
     return [replace(trial, id=f"{n:04d}") for n, trial in enumerate(trials, 1)]
 
 

@@ -80,7 +80,7 @@ class Sweep:
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """All of the space, whatever the limits."""
+        """All of the space, whatever the limits. Raises KdscaleError where it is too large."""
         shapes = [shape.name for shape in self.base.students]
         ranker = self.base.ranker
         defaults = {
@@ -148,7 +148,9 @@ def load_sweep(path: Path, overrides: list[str] | None = None) -> Sweep:
             data["students"] = list(axis.values)
         if axis.key == "strategy":
             _check_strategies(axis)
-            data = _merged(data, {"ranker": {"strategies": list(axis.values)}})
+            ranker = data.get("ranker", {})
+            if isinstance(ranker, dict):  # else what is wrong with it is said below
+                data["ranker"] = {**ranker, "strategies": list(axis.values)}
     try:
         base = make_config(data, path)
     except KdscaleError as error:
