@@ -29,11 +29,14 @@ def begin(
                 f"--resume: no sweep {sweep.base.name} of this file was begun in "
                 f"{record.store.uri}; run it without --resume"
             )
-        was = others[-1].begun()["identity"]
-        told = changes(was, identity)
+        # The one that this file most likely was.
+        told, was = min(
+            ((changes(other.begun()["identity"], identity), other) for other in others),
+            key=lambda found: len(found[0]),
+        )
         more = f", and {len(told) - 3} more" if len(told) > 3 else ""
         raise KdscaleError(
-            f"--resume: the sweep file has changed since {others[-1].key} was begun: "
+            f"--resume: the sweep file has changed since {was.key} was begun: "
             f"{'; '.join(told[:3])}{more}; put that back to go on, or run without --resume for a "
             "new sweep (students and language models that it shares are not made again)"
         )

@@ -139,7 +139,8 @@ def _ended(record):
 
 
 def _written(record, name):
-    return (Path(record.store.uri) / ".work/sweeps" / record.key / name / "manifest.json").stat()
+    piece = Path(record.store.uri) / ".work/sweeps" / record.key / name
+    return (piece / "manifest.json").stat().st_mtime_ns
 
 
 def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster, capsys):
