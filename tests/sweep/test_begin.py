@@ -17,8 +17,8 @@ from kdscale.sweep.spec import load_sweep
 SPACE = {"ranker.train.lr": {"grid": [1e-3]}, "shape": {"grid": SHAPES}}
 
 
-def start(path, *overrides, resume=False):
-    sweep = load_sweep(path, list(overrides))
+def start(path, resume=False):
+    sweep = load_sweep(path)
     record = open_record(sweep)
     return record, begin(sweep, record, sweep.identity(), resume, Reporter())
 
@@ -46,11 +46,11 @@ def test_nothing_to_resume(tmp_path):
 def test_a_file_that_has_changed_is_not_resumed_and_the_change_is_named(tmp_path, capsys):
     path = make_sweep(tmp_path, SPACE)
     first, _ = start(path)
-    changed = "sweep.space.ranker.train.lr={grid: [1e-2]}"
+    make_sweep(tmp_path, {**SPACE, "ranker.train.lr": {"grid": [1e-2]}})
     told = rf"since {first.key} was begun: .*lr\.grid was \[0\.001\], is \[0\.01\]; put that back"
     with pytest.raises(KdscaleError, match=told):
-        start(path, changed, resume=True)
-    second, _ = start(path, changed)  # another sweep
+        start(path, resume=True)
+    second, _ = start(path)  # another sweep
     assert second.key != first.key
     assert f"of an earlier version of this file: {first.uri}" in capsys.readouterr().out
 
