@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 import kdscale
-from kdscale.config import Config
-from kdscale.configload import to_dict
 from kdscale.errors import KdscaleError
 
 MIB = 1024**2
 LIMIT_BYTES = 100 * MIB  # what Ray's job server takes
 
 
-def build_bundle(config: Config, folder: Path) -> int:
+def build_bundle(settings: dict[str, Any], folder: Path) -> int:
     """Fill the empty `folder` with what a job needs and nothing else; its size in bytes.
 
-    The config goes as one file with overrides and student shapes in it: what was checked is what
-    runs. Raises KdscaleError where there are no entry points, or above Ray's limit.
+    settings: the config, which goes as one file with overrides and student shapes in it: what was
+    checked is what runs. Raises KdscaleError where there are no entry points, or above Ray's limit.
     """
     package = Path(kdscale.__file__).parent
     jobs = package.parent / "jobs"
@@ -34,7 +33,7 @@ def build_bundle(config: Config, folder: Path) -> int:
             source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*")
         )
     (folder / "config.yaml").write_text(
-        yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
     sizes = {p: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     total = sum(sizes.values())

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdscale import __version__, store_commands
+from kdscale import __version__, store_commands, sweep_commands
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -75,8 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         "--address", required=True, metavar="URL", help="Ray's dashboard, http://HOST:8265"
     )
     submit.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    submit.add_argument("--stage", choices=STAGES, help="only this stage and what it needs")
+    submit.add_argument(
+        "--stage",
+        choices=(*STAGES, "sweep"),
+        help="only this stage and what it needs, or a sweep file",
+    )
     _set_argument(submit)
+    submit.add_argument("--resume", action="store_true", help="go on with a sweep")
     submit.add_argument("--detach", action="store_true", help="do not follow the job's log")
     submit.set_defaults(run=_submit)
 
@@ -97,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--batch-tokens", type=int, default=8192)
     rank.set_defaults(run=_rank)
 
+    sweep_commands.add_to(commands)
     store_commands.add_to(commands)
 
     doctor = commands.add_parser(
@@ -198,7 +204,9 @@ def _submit(args: argparse.Namespace) -> int:
     from kdscale.progress import Reporter
     from kdscale.submit import submit
 
-    return submit(args.address, args.config, args.stage, args.set, args.detach, Reporter())
+    return submit(
+        args.address, args.config, args.stage, args.set, args.detach, Reporter(), args.resume
+    )
 
 
 def _results(args: argparse.Namespace) -> int:

@@ -26,6 +26,14 @@ SOURCES = {get_args(typing.get_type_hints(c)["type"])[0]: c for c in get_args(sc
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply overrides, resolve student names, check. Raises KdscaleError."""
+    data = read_settings(path, overrides)
+    if "sweep" in data:
+        raise KdscaleError(f"{path} is a sweep, many experiments in one; use kdscale sweep {path}")
+    return make_config(data, path)
+
+
+def read_settings(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The settings of a YAML file as it has them, with the overrides. Raises KdscaleError."""
     data = read_yaml(path)
     if data is None:
         data = {}
@@ -33,8 +41,12 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         raise KdscaleError(f"{path} holds a {type(data).__name__}, not a mapping of settings")
     for override in overrides or []:
         _apply_override(data, override)
-    data = _inline_students(data, path)
-    config = _build(Config, data, "")
+    return data
+
+
+def make_config(data: dict[str, Any], path: Path) -> Config:
+    """The checked config of such settings; names of students are looked up beside `path`."""
+    config = build(Config, _inline_students(data, path), "")
     check_config(config)
     return config
 
@@ -201,7 +213,7 @@ def _inline_students(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**data, "students": resolved}
 
 
-def _build(cls: type, data: Any, where: str) -> Any:
+def build(cls: type, data: Any, where: str) -> Any:
     """A dataclass from a mapping; `where` is the dotted path, for messages."""
     if not isinstance(data, dict):
         raise KdscaleError(f"{where or 'config'}: a group of settings, not {_show(data)}")
@@ -237,7 +249,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             )
         return value
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
+        return build(hint, value, where)
     if origin is list:
         if not isinstance(value, list):
             raise KdscaleError(f"{where}: a list, not {_show(value)}")
@@ -274,7 +286,7 @@ def _source(value: Any, where: str) -> Any:
             f"{where}.type: no source {_show(value['type'])}"
             f"{nearest(str(value['type']), list(SOURCES))}"
         )
-    return _build(SOURCES[value["type"]], value, where)
+    return build(SOURCES[value["type"]], value, where)
 
 
 def _show(value: Any) -> str:

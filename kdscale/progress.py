@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -88,6 +89,9 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def logged(self, row: dict[str, Any]) -> None:
+        """A row of a training's log, as it comes; for a reporter that follows trainings."""
 
     @contextmanager
     def task(

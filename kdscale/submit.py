@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from kdscale.bundle import MIB, build_bundle
 from kdscale.config import Config
-from kdscale.configload import load_config
+from kdscale.configload import load_config, to_dict
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -41,18 +41,25 @@ def submit(
     overrides: list[str],
     detach: bool,
     reporter: Reporter,
+    resume: bool = False,
 ) -> int:
     """Send the job, follow its log to the end; its exit code (0 at once with `detach`).
+
+    resume: go on with a sweep.
 
     Raises KdscaleError for what is wrong with the config, the address or the token, before
     anything is sent.
     """
-    config = load_config(path, overrides)
+    if resume and stage != "sweep":
+        raise KdscaleError(
+            "--resume is of a sweep (--stage sweep); anything else goes on by itself"
+        )
+    config, settings = _read(path, stage, overrides)
     check_storage(config, reporter)
     client = _connect(address)
     with tempfile.TemporaryDirectory(prefix="kdscale-") as folder:
-        size = build_bundle(config, Path(folder))
-        job = _send(client, folder, stage, path, overrides)
+        size = build_bundle(settings, Path(folder))
+        job = _send(client, folder, stage, path, overrides, resume)
     try:
         reporter.info(
             f"job {job}: {stage or 'run'} of {path}, sent {size / MIB:.1f} MiB to {address}"
@@ -63,6 +70,17 @@ def submit(
         return _follow(client, job, reporter)
     except KeyboardInterrupt:
         return _interrupted(client, address, job, reporter)
+
+
+def _read(path: Path, stage: str | None, overrides: list[str]) -> tuple[Config, dict[str, Any]]:
+    """The config, and all of the file's settings with the overrides in them."""
+    if stage == "sweep":
+        from kdscale.sweep.spec import load_sweep
+
+        sweep = load_sweep(path, overrides)
+        return sweep.base, sweep.document()
+    config = load_config(path, overrides)
+    return config, to_dict(config)
 
 
 def check_storage(config: Config, reporter: Reporter) -> None:
@@ -145,6 +163,7 @@ def _send(
     stage: str | None,
     path: Path,
     overrides: list[str],
+    resume: bool,
 ) -> str:
     module = (stage or "run").replace("-", "_")
     passed_on = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
@@ -156,7 +175,7 @@ def _send(
             )
     try:
         return client.submit_job(
-            entrypoint=f"python -m jobs.{module} config.yaml",
+            entrypoint=f"python -m jobs.{module} config.yaml" + " --resume" * resume,
             runtime_env={"working_dir": folder, "env_vars": passed_on},
             metadata={"config": str(path), "set": shlex.join(overrides)},
         )

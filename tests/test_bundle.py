@@ -5,15 +5,18 @@ import yaml
 from world import make_config
 
 from kdscale import bundle
-from kdscale.configload import load_config
+from kdscale.configload import load_config, to_dict
 from kdscale.errors import KdscaleError
+from kdscale.sweep.spec import load_sweep
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+SWEEPS = [path for path in FILES if "sweep" in yaml.safe_load(path.read_text())]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 
 
 def test_a_job_is_sent_the_package_the_entry_points_and_one_config(tmp_path):
     config = load_config(CONFIGS[0], ["seed=7"])
-    size = bundle.build_bundle(config, tmp_path)
+    size = bundle.build_bundle(to_dict(config), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "jobs", "kdscale"]
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert size == sum(p.stat().st_size for p in files) < 2 * bundle.MIB
@@ -25,8 +28,16 @@ def test_a_job_is_sent_the_package_the_entry_points_and_one_config(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_config_that_is_sent_is_the_config(path, tmp_path):
     config = load_config(path)
-    bundle.build_bundle(config, tmp_path)
+    bundle.build_bundle(to_dict(config), tmp_path)
     assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.stem)
+def test_the_sweep_that_is_sent_is_the_sweep(path, tmp_path):
+    sweep = load_sweep(path)
+    bundle.build_bundle(sweep.document(), tmp_path)
+    sent = load_sweep(tmp_path / "config.yaml")
+    assert sent.identity() == sweep.identity() and sent.trials == sweep.trials
 
 
 def test_a_job_above_rays_limit_is_refused_with_what_is_large(tmp_path, monkeypatch):
@@ -34,11 +45,11 @@ def test_a_job_above_rays_limit_is_refused_with_what_is_large(tmp_path, monkeypa
     monkeypatch.setattr(bundle, "LIMIT_BYTES", bundle.MIB // 8)
     (tmp_path / "out").mkdir()
     with pytest.raises(KdscaleError, match=r"Ray takes 0; move out of kdscale/\S+ \(0 MiB\), "):
-        bundle.build_bundle(config, tmp_path / "out")
+        bundle.build_bundle(to_dict(config), tmp_path / "out")
 
 
 def test_an_installation_without_entry_points(tmp_path, monkeypatch):
     (tmp_path / "kdscale").mkdir()
     monkeypatch.setattr("kdscale.__file__", str(tmp_path / "kdscale" / "__init__.py"))
     with pytest.raises(KdscaleError, match="install kdscale from a clone"):
-        bundle.build_bundle(load_config(CONFIGS[0]), tmp_path / "out")
+        bundle.build_bundle(to_dict(load_config(CONFIGS[0])), tmp_path / "out")

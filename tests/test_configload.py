@@ -5,6 +5,7 @@ import pytest
 from kdscale.config import BeirSource, DocstringsSource
 from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
+from kdscale.sweep.spec import load_sweep
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BEIR = "{type: beir, path: x}"
@@ -19,7 +20,8 @@ def _load(tmp_path, text, *overrides):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_the_configs_we_ship_load(path):
-    assert load_config(path).students
+    is_sweep = path.stem.startswith("sweep")
+    assert (load_sweep(path).base if is_sweep else load_config(path)).students
 
 
 def test_defaults_and_types(tmp_path):

@@ -9,11 +9,12 @@ import yaml
 
 from kdscale.cli import _parser
 from kdscale.configload import load_config
+from kdscale.sweep.spec import load_sweep
 
 ROOT = Path(__file__).parent.parent
-TEXT, CLUSTER = (
+TEXT, CLUSTER, SWEEPS = (
     (ROOT / "docs" / name).read_text(encoding="utf-8")
-    for name in ("your-own-corpus.md", "cluster.md")
+    for name in ("your-own-corpus.md", "cluster.md", "sweeps.md")
 )
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 
@@ -26,7 +27,7 @@ def commands(text, program="kdscale"):
     ]
 
 
-COMMANDS = commands(TEXT) + commands(CLUSTER)
+COMMANDS = commands(TEXT) + commands(CLUSTER) + commands(SWEEPS)
 
 
 def test_the_config_is_complete(tmp_path):
@@ -67,6 +68,15 @@ def test_the_config_of_the_cluster_guide(tmp_path):
     assert [cluster.worker_labels, cluster.scorer_labels] == [g["labels"] for g in groups[:2]]
     assert cluster.workers <= groups[0]["maxReplicas"]
     assert cluster.scorers <= groups[1]["maxReplicas"]
+
+
+def test_the_sweep_of_the_guide(tmp_path):
+    (tmp_path / "mycorpus.yaml").write_text(BLOCKS[0])
+    path = tmp_path / "sweep.yaml"
+    (block,) = re.findall(r"```yaml\n(.*?)```", SWEEPS, re.DOTALL)
+    path.write_text(block.replace("2l-192, {name", "{name"))  # no students/ beside it
+    trials = load_sweep(path).trials
+    assert len(trials) == 3 * 1 * 2 * 2 * 4  # strategies, shapes, budgets, seeds, samples
 
 
 def test_files_that_the_guides_name_are_there():

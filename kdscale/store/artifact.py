@@ -24,6 +24,7 @@ KINDS = (
     "students",
     "evaluations",
     "reports",
+    "sweeps",
 )
 
 # What a kind, a key or a piece may be called: nothing that could be taken for a path.

@@ -1,7 +1,7 @@
 """`kdscale gc`: remove what nothing refers to, and what killed writers have left.
 
-What a user made a store for are its students, evaluations and reports, and what is named with
---keep; these and everything that they were made from stay. Any other artifact is an orphan. It
+What a user made a store for are its students, evaluations, reports and sweeps, and what is named
+with --keep; these and everything that they were made from stay. Any other artifact is an orphan. It
 goes, unless it is young, or work in the store is: a run makes its students last, and until then
 nothing refers to what it has made or found.
 """
@@ -15,7 +15,8 @@ from kdscale.errors import KdscaleError
 from kdscale.store.inventory import all_artifacts, ancestors
 from kdscale.store.protocol import Holding, Store
 
-ROOTS = ("students", "evaluations", "reports")
+ROOTS = ("students", "evaluations", "reports", "sweeps")
+UNFINISHED_SWEEPS = ".work/sweeps/"  # small, and the results of their trials are nowhere else
 DAY_S = 24 * 3600
 
 
@@ -52,7 +53,9 @@ def make_plan(store: Store, keep: list[str], now: float | None = None) -> Plan:
             if not young:
                 remove.append((holding, "half written, older than a day"))
         elif holding.sort == "work":
-            if not young:
+            if holding.name.startswith(UNFINISHED_SWEEPS):
+                spared.append((holding, "a sweep that has not ended"))
+            elif not young:
                 remove.append((holding, "work that nobody has gone on with for a day"))
         elif holding.name in by_name and holding.name not in needed:
             if young:

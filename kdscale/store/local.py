@@ -114,6 +114,10 @@ class LocalStore:
         """What outlives a failed run of this artifact: checkpoints, partial work."""
         return LocalWorkspace(self.root / ".work" / kind / key)
 
+    def unfinished(self, kind: str) -> list[str]:
+        """The keys of a kind that have a workspace, sorted."""
+        return sorted(path.name for path in (self.root / ".work" / kind).glob("*"))
+
     def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
         """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
         return nullcontext(fetch_from(self.root / artifact.kind / artifact.key))

@@ -61,6 +61,10 @@ class Store(Protocol):
         """What outlives a failed run of this artifact: checkpoints, partial work."""
         ...
 
+    def unfinished(self, kind: str) -> list[str]:
+        """The keys of a kind that have a workspace, sorted."""
+        ...
+
     def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
         """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
         ...

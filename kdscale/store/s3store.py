@@ -108,6 +108,10 @@ class S3Store:
         """What outlives a failed run of this artifact: checkpoints, partial work."""
         return S3Workspace(self.uri, kind, key)
 
+    def unfinished(self, kind: str) -> list[str]:
+        """The keys of a kind that have a workspace, sorted."""
+        return self._bucket.folders(f".work/{kind}/")
+
     def fetching(self, artifact: Artifact) -> AbstractContextManager[Fetch]:
         """A context that gives a `Fetch` of the artifact's files; it checks no digest itself."""
         return fetching(self._bucket, artifact.name, artifact.manifest)

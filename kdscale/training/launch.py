@@ -68,6 +68,7 @@ def run_job(
                 if row.get("dev") is not None:
                     note += f", dev {row['dev']:.3f}"
                 bar.update(row["step"], note, total=row["steps"])
+                reporter.logged(row)
 
             train = _train_here if cluster.engine == "torch" else _train_on_ray
             train(job, workspace, cluster, reporter, on_log)
@@ -210,23 +211,23 @@ class _Board:
     """An actor that carries progress from worker 0 to the driver's terminal."""
 
     def __init__(self) -> None:
-        self._row: dict[str, Any] | None = None
+        self._rows: list[dict[str, Any]] = []
         self._lines: list[str] = []
 
     def log(self, row: dict[str, Any]) -> None:
-        self._row = row
+        self._rows.append(row)
 
     def say(self, line: str) -> None:
         self._lines.append(line)
 
-    def news(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest row, and the lines that were not asked for yet."""
-        lines, self._lines = self._lines, []
-        return self._row, lines
+    def news(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The rows and the lines that were not asked for yet."""
+        rows, lines, self._rows, self._lines = self._rows, self._lines, [], []
+        return rows, lines
 
 
 class _polling:
-    """Shows the board's newest row and lines while the body runs."""
+    """Shows the board's rows and lines while the body runs."""
 
     def __init__(self, ray: Any, board: Any, on_log: Callable[[dict], None], reporter: Reporter):
         self._ray, self._board, self._on_log, self._reporter = ray, board, on_log, reporter
@@ -244,10 +245,10 @@ class _polling:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(POLL_S)  # once more after the end, for the last lines
-            row, lines = self._ray.get(self._board.news.remote())
+            rows, lines = self._ray.get(self._board.news.remote())
             for line in lines:
                 self._reporter.info(f"  {line}")
-            if row is not None:
+            for row in rows:
                 self._on_log(row)
 
 

@@ -144,7 +144,7 @@ def train_loop(
                     "batches": batches,
                 }
                 writer.write(row)
-                hooks.log(row if watcher is None else {**row, "dev": watcher.dev})
+                hooks.log(row if watcher is None else {**row, **watcher.seen})
             if not np.isfinite(means).all():
                 raise FloatingPointError(f"the loss is not a number at step {done}")
             sums.zero_()

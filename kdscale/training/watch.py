@@ -110,9 +110,10 @@ class Watcher:
         return step % self._watch.every == 0 or step == steps
 
     @property
-    def dev(self) -> float | None:
-        """What the last look saw on dev; rank 0 only."""
-        return self._rows[-1]["dev"] if self._rows else None
+    def seen(self) -> dict[str, Any]:
+        """What the last look saw on dev, and after how many steps it was; rank 0 only."""
+        last = self._rows[-1]
+        return {"dev": last["dev"], "dev_step": last["step"]}
 
     def why(self) -> str:
         """Why it says to stop; rank 0 only."""

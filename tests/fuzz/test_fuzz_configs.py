@@ -13,6 +13,7 @@ from kdscale.config import Config
 from kdscale.configload import load_config, to_dict
 from kdscale.report.lineage import to_yaml
 from kdscale.steps import build_steps
+from kdscale.sweep.spec import load_sweep
 
 pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -39,7 +40,8 @@ TEXTS = [
 
 def plain_values() -> list[dict]:
     """The settings of the configs that we ship, every default written out."""
-    loaded = [to_dict(load_config(path)) for path in sorted(CONFIGS.glob("*.yaml"))]
+    paths = [path for path in sorted(CONFIGS.glob("*.yaml")) if not path.stem.startswith("sweep")]
+    loaded = [to_dict(load_config(path)) for path in paths]
     return [json.loads(json.dumps(values)) for values in loaded]
 
 
@@ -133,3 +135,42 @@ def test_overrides(sandbox):
     right = ["seed=2", "lm.train.lr=5e-5", "students=[tiny]", "ranker.strategies=[finetune]"]
     before = st.lists(st.sampled_from(right), max_size=2)
     sandbox.fuzz("overrides", before, st.lists(override, max_size=1), case=case)
+
+
+def test_sweeps(sandbox):
+    """Search spaces: values in the wrong place, and YAML damaged as text."""
+    original = json.loads(json.dumps(load_sweep(CONFIGS / "sweep.yaml").document()))
+    section = original["sweep"]
+    # The settings around it are the configs' own: their cases are above.
+    around = {"students": original["students"], "lm": {"relation_heads": 6}}
+    kinds = ["grid", "choice", "uniform", "loguniform", "when", "strategy", "gird"]
+
+    def case(changes, renamed, edits):
+        values = copy.deepcopy(section)
+        ways = list(places(values))[1:]
+        for place, value in changes:
+            way, inner = ways[place % len(ways)], values
+            try:
+                for key in way[:-1]:
+                    inner = inner[key]
+                inner[way[-1]] = copy.deepcopy(value)
+            except (KeyError, IndexError, TypeError):
+                pass  # an earlier change took that place away
+        for place, kind in renamed:
+            axes = values.get("space") if isinstance(values, dict) else None
+            axis = list(axes.values())[place % len(axes)] if isinstance(axes, dict) else None
+            if isinstance(axis, dict) and axis:
+                axis[kind] = axis.pop(next(iter(axis)))
+        path = sandbox.refill({}) / "sweep.yaml"
+        text = yaml.dump({**around, "sweep": values}).encode(errors="surrogatepass")
+        path.write_bytes(damage(text, edits))
+        sweep = load_sweep(path)
+        json.dumps(sweep.identity(), allow_nan=False)
+        for trial in sweep.trials[:20]:
+            check(sweep.config(trial, None))
+
+    numbers = st.integers(0, 2**16)
+    values = st.sampled_from(VALUES) | st.text(max_size=6) | st.integers() | st.floats()
+    changes = st.lists(st.tuples(numbers, values), max_size=2)
+    renamed = st.lists(st.tuples(numbers, st.sampled_from(kinds)), max_size=1)
+    sandbox.fuzz("sweep", changes, renamed, st.one_of(st.just([]), edits), case=case)

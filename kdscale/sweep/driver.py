@@ -1,0 +1,185 @@
+"""`kdscale sweep`: from a sweep file to a table of trials, whatever stops it on the way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from kdscale.errors import KdscaleError
+from kdscale.progress import Reporter
+from kdscale.runtime import ray_session
+from kdscale.store import Artifact, open_store
+from kdscale.sweep.begin import begin
+from kdscale.sweep.board import Board
+from kdscale.sweep.rates import check_hours, expected_seconds, rates_of_store
+from kdscale.sweep.record import Record, sweep_key
+from kdscale.sweep.resources import Room, find_room
+from kdscale.sweep.session import Session
+from kdscale.sweep.shared import (
+    LM,
+    Once,
+    check_students,
+    counts,
+    make_dataset,
+    make_shared,
+    pairs_of_trials,
+    shared_parts,
+    train_queries,
+    trial_configs,
+)
+from kdscale.sweep.space import Trial
+from kdscale.sweep.spec import Sweep
+
+
+def open_record(sweep: Sweep) -> Record:
+    return Record(open_store(sweep.base.storage.uri), sweep_key(sweep.base.name, sweep.identity()))
+
+
+def limited(sweep: Sweep) -> list[Trial]:
+    """The trials that limits.trials leaves."""
+    return sweep.trials[: sweep.section.limits.trials]
+
+
+def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
+    """Run what is left of a sweep; its record, with the artifact of its results.
+
+    Raises KdscaleError for a sweep that is unfinished and not resumed, or the other way round, for
+    one that does not fit the cluster, and, when all others have ended, where a trial failed.
+    """
+    record, identity = open_record(sweep), sweep.identity()
+    store = record.store
+    store.preflight()
+    command_began = time.monotonic()
+    if record.artifact() is not None:
+        reporter.info(f"nothing to do: the sweep has ended ({record.uri})")
+        return record
+    begun = begin(sweep, record, identity, resume, reporter)
+    trials = limited(sweep)
+    reporter.info(f"{sweep.base.name}: {len(trials)} trials, in {record.uri}")
+    with ray_session(sweep.base.cluster, reporter) as ray:
+        room = find_room(sweep.base.cluster, ray, len(trials), sweep.search.concurrent)
+        once = Once(reporter)
+        dataset = make_dataset(sweep, store, once)
+        queries = train_queries(dataset)
+        configs = trial_configs(sweep, trials, queries)
+        check_students({t.id: configs[t.id] for t in trials if not t.is_open})
+        parts = shared_parts(sweep, list(configs.values()))
+        outcomes = [outcome for _, outcome in make_shared(parts, store, once)]
+        shared = {o.step.name: o.artifact for o in outcomes if not o.step.name.startswith(LM)}
+        sizes = pairs_of_trials(trials, configs, queries)
+        before = record.results(reporter)
+        if not before:
+            rates = rates_of_store(store, shared["tokens"].digest)
+            check_hours(sweep, expected_seconds(rates, configs, sizes))
+        rows, told = _base(sweep, record, shared, reporter)
+        told |= {
+            "sweep": record.key,
+            "name": sweep.base.name,
+            "created": begun["created"],
+            "metric": sweep.metric,
+            "train_queries": queries,
+            "shared": counts(outcomes, begun["created"]),
+        }
+        state = record.state() or {}
+        ended = {trial: result for trial, (result, _) in before.items()}
+        board = Board(_settled(trials, state), ended, sizes, sweep.metric, room.trials)
+        tables = {"": rows, **{k: r for k, (_, r) in before.items() if r is not None}}
+        began = command_began - state.get("spent_s", 0.0)
+        session = Session(sweep, record, board, tables, told, began, reporter)
+        if before:
+            reporter.info(f"  {len(before)} trials have ended before and are kept")
+        if board.waiting:
+            _run_waiting(sweep, session, shared, room, reporter)
+    return _finish(session, identity, shared, reporter)
+
+
+def _base(
+    sweep: Sweep, record: Record, shared: dict[str, Artifact], reporter: Reporter
+) -> tuple[Any, dict[str, Any]]:
+    """BM25, the teacher, and what shapes cost: measured once a sweep."""
+    from kdscale.sweep.measure import measure_base, measures_of
+
+    if record.base() is None:
+        rows, told = measure_base(
+            shared["dataset"],
+            shared["tokens"],
+            shared["teacher"],
+            sweep.base,
+            measures_of(sweep.base, sweep.metric),
+            reporter,
+        )
+        record.put_base(rows, told)
+    rows, told = record.base()
+    for name in ("dataset", "teacher"):
+        if told[name] != shared[name].digest:
+            raise KdscaleError(
+                f"the {name} has changed since the sweep began: what its trials were measured "
+                "with is not there any more; put it back, or give the sweep another name"
+            )
+    return rows, told
+
+
+def _settled(trials: list[Trial], state: dict[str, Any]) -> list[Trial]:
+    """The trials, with the settings that a session before this one had chosen for those that it
+    did not see end."""
+    chosen = {told["id"]: told["settings"] for told in state.get("trials", [])}
+    return [replace(trial, settings=chosen.get(trial.id, trial.settings)) for trial in trials]
+
+
+def _run_waiting(
+    sweep: Sweep, session: Session, shared: dict[str, Artifact], room: Room, reporter: Reporter
+) -> None:
+    from kdscale.sweep.measure import measures_of
+    from kdscale.sweep.trial import Work
+    from kdscale.sweep.tuning import run_trials
+
+    base, record = sweep.base, session.record
+    reporter.info(f"  at most {room.trials} trials at once, {room.cpus:g} CPUs a worker")
+    reporter.info(f"  curves: tensorboard --logdir {session.events}")
+    cluster = replace(base.cluster, cpus_per_worker=room.cpus)
+    # A relative folder is meant from where the command was given.
+    storage = replace(base.storage, uri=record.store.uri)
+    work = Work(
+        replace(sweep, base=replace(base, cluster=cluster, storage=storage)),
+        record.store.uri,
+        record.key,
+        session.told["train_queries"],
+        measures_of(base, sweep.metric),
+        session.told["costs"],
+        shared["dataset"].ref(),
+        shared["tokens"].ref(),
+    )
+    session.write()
+    with session.view:
+        run_trials(work, session.board.waiting, room, session)
+
+
+def _finish(
+    session: Session, identity: dict[str, Any], shared: dict[str, Artifact], reporter: Reporter
+) -> Record:
+    """Commit the artifact. Raises KdscaleError where trials failed for the first time, or none
+    could start."""
+    record, board = session.record, session.board
+    session.write()
+    if not board.results:
+        raise KdscaleError(
+            f"no trial could start, {session.left_out}: what all of them share took that long; "
+            "raise the limit and run again"
+        )
+    failed = [r for r in board.results.values() if r.status == "failed"]
+    again = [r for r in failed if record.result(r.id) is None]
+    if again:
+        raise KdscaleError(
+            f"{len(again)} of {len(board.trials)} trials failed (first {again[0].id}: "
+            f"{again[0].reason}); --resume tries them once more, the others are kept"
+        )
+    inputs = {role: {"name": a.name, "digest": a.digest} for role, a in shared.items()}
+    for result in board.results.values():
+        if result.student is not None:
+            inputs[f"trial:{result.id}"] = result.student
+    state = session.state()
+    facts = {name: state[name] for name in ("counts", "shared", "spent_s")}
+    record.commit(identity, inputs, session.tables(), state, facts)
+    reporter.info(f"written to {record.uri}")
+    return record

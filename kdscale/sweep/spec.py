@@ -1,0 +1,202 @@
+"""A sweep file: an experiment's config, or the name of one, and what is to vary in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from kdscale.config import STRATEGIES, Config
+from kdscale.configload import build, check_config, make_config, read_settings, to_dict
+from kdscale.errors import KdscaleError, nearest
+from kdscale.paths import user_path
+from kdscale.sweep.checks import check_sweep
+from kdscale.sweep.space import SECTION, Axis, Trial, draw_trials, parse_space, put_setting
+
+
+@dataclass
+class Search:
+    """How the space is searched."""
+
+    type: Literal["grid", "random", "optuna"] = "grid"
+    metric: str | None = None  # an ir-measures name, on dev; None: evaluate.primary
+    samples: int = 1  # draws of what is not listed by grid, for each cell
+    scheduler: Literal["none", "asha"] = "none"
+    grace: float = 0.25  # asha: the share of its training that every trial gets
+    factor: float = 3.0  # asha: of so many trials of a cell one goes on
+    concurrent: int | None = None  # trials side by side, at most; None: what the cluster holds
+
+
+@dataclass
+class Limits:
+    """What a sweep may use, over all its resumptions; None: all that it needs."""
+
+    trials: int | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+
+@dataclass
+class Wandb:
+    """Weights & Biases, by Ray Tune's own callback."""
+
+    project: str = ""
+
+
+@dataclass
+class Section:
+    """The section `sweep` without its space."""
+
+    search: Search
+    limits: Limits
+    seed: int = 0  # of what is drawn
+    wandb: Wandb | None = None
+
+
+@dataclass
+class Sweep:
+    """A checked sweep file.
+
+    base: the experiment, with all shapes and strategies of the space; space: as the file has it,
+    with the shapes written out.
+    """
+
+    base: Config
+    section: Section
+    space: dict[str, Any]
+
+    @property
+    def search(self) -> Search:
+        return self.section.search
+
+    @property
+    def metric(self) -> str:
+        return self.search.metric or self.base.evaluate.primary
+
+    @cached_property
+    def axes(self) -> list[Axis]:
+        return parse_space(self.space)
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """All of the space, whatever the limits. Raises KdscaleError where it is too large."""
+        shapes = [shape.name for shape in self.base.students]
+        ranker = self.base.ranker
+        defaults = {
+            "strategy": ranker.strategies,
+            "shape": shapes,
+            "budget": [ranker.max_queries or 1.0],
+            "seed": [self.base.seed if ranker.seed is None else ranker.seed],
+        }
+        axes = [replace(a, values=tuple(shapes)) if a.key == "shape" else a for a in self.axes]
+        asks = self.search.type == "optuna"
+        return draw_trials(axes, defaults, self.search.samples, self.section.seed, asks)
+
+    def config(self, trial: Trial, train_queries: int | None) -> Config:
+        """The experiment of one trial. train_queries: None where it is not known yet and does not
+        matter. Raises KdscaleError for a setting that cannot be, or a budget without queries."""
+        data = to_dict(self.base)
+        for key, value in trial.settings.items():
+            if value is not None:
+                put_setting(data, key, value)
+        config = build(Config, data, "")
+        ranker = replace(
+            config.ranker,
+            strategies=[trial.strategy],
+            max_queries=queries_of(trial.budget, train_queries),
+            seed=trial.seed,
+        )
+        shapes = [shape for shape in config.students if shape.name == trial.shape]
+        config = replace(config, students=shapes, ranker=ranker)
+        check_config(config)
+        return config
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep and no other: not where it runs."""
+        base = {k: v for k, v in to_dict(self.base).items() if k not in ("storage", "cluster")}
+        section = {k: v for k, v in to_dict(self.section).items() if k != "wandb"}
+        del section["search"]["concurrent"]
+        return {**base, SECTION: {"space": self.space, **section}}
+
+    def document(self) -> dict[str, Any]:
+        """A sweep file by itself that says the same: overrides and shapes are in it."""
+        section = {k: v for k, v in to_dict(self.section).items() if v is not None}
+        return {**to_dict(self.base), SECTION: {"space": self.space, **section}}
+
+
+def load_sweep(path: Path, overrides: list[str] | None = None) -> Sweep:
+    """Read a sweep file, apply overrides, check every axis. Raises KdscaleError."""
+    data = read_settings(path, overrides)
+    given = data.pop(SECTION, None)
+    if not isinstance(given, dict):
+        raise KdscaleError(
+            f"{path} has no section sweep: say what is to vary under sweep.space (kdscale run "
+            "takes a config without it)"
+        )
+    if "base" in data:
+        name = data.pop("base")
+        if not isinstance(name, str):
+            raise KdscaleError("base: the path of a config, from the sweep file's folder")
+        data = _merged(read_settings(user_path(str(path.parent / name), "base")), data)
+    given = dict(given)
+    space = given.pop("space", None)
+    axes = parse_space(space)
+    section = build(Section, {"search": {}, "limits": {}, **given}, SECTION)
+    for axis in axes:
+        if axis.key == "shape":
+            data["students"] = list(axis.values)
+        if axis.key == "strategy":
+            _check_strategies(axis)
+            ranker = data.get("ranker", {})
+            if isinstance(ranker, dict):  # else what is wrong with it is said below
+                data["ranker"] = {**ranker, "strategies": list(axis.values)}
+    try:
+        base = make_config(data, path)
+    except KdscaleError as error:
+        of_axis = str(error).startswith("student") and any(a.key == "shape" for a in axes)
+        raise KdscaleError(f"{SECTION}.space.shape: {error}" if of_axis else str(error)) from None
+    space = dict(space)
+    if "shape" in space:
+        space["shape"] = {"grid": [to_dict(shape) for shape in base.students]}
+    sweep = Sweep(base, section, space)
+    check_sweep(sweep)
+    return sweep
+
+
+def queries_of(budget: float | int, train_queries: int | None) -> int | None:
+    """The training queries of a budget; None: all. Raises KdscaleError where it is none, or more
+    than there are."""
+    if isinstance(budget, float):
+        if budget == 1 or train_queries is None:
+            return None
+        if round(budget * train_queries) < 1:
+            raise KdscaleError(
+                f"{SECTION}.space.budget: {budget:g} of {train_queries:,} training queries is too "
+                "small for one trial: not one query; raise it"
+            )
+        return round(budget * train_queries)
+    if train_queries is not None and budget > train_queries:
+        raise KdscaleError(
+            f"{SECTION}.space.budget: {budget:,} queries, and there are {train_queries:,} to train "
+            "on; lower it, or use a share such as 1.0"
+        )
+    return budget
+
+
+def _check_strategies(axis: Axis) -> None:
+    for strategy in axis.values:
+        if strategy not in STRATEGIES:
+            raise KdscaleError(
+                f"{SECTION}.space.strategy: no strategy {strategy!r}"
+                f"{nearest(str(strategy), STRATEGIES)}"
+            )
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Settings of two files, group by group; those above win."""
+    both = dict(below)
+    for key, value in above.items():
+        groups = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = _merged(both[key], value) if groups else value
+    return both

@@ -1,0 +1,213 @@
+"""Ray Tune: which trial starts when, which is stopped, and who hears of it.
+
+Tune is given trials one by one as there is room for them, keeps its state in a folder that goes
+with this process, and is never asked what has been done: `kdscale.sweep.record` knows that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import deque
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from kdscale.sweep.resources import Room
+from kdscale.sweep.space import CELL_AXES, Trial
+from kdscale.sweep.spec import Search, Wandb
+from kdscale.sweep.trial import Work, run_trial, settings_for_tune, trial_from_tune
+
+MAX_DEATHS = 2  # of a trial's process, each gone on from the last checkpoint
+
+_ENVIRONMENT = {
+    # Relative paths of a config are meant from where the command was given.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ctrl-C and SIGTERM are the command's.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints, however quiet it was told to be
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # The snapshots of its state that nobody reads.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+}
+
+
+class Listener(Protocol):
+    """Who hears of the trials, in the driver's thread."""
+
+    def may_start(self) -> bool:
+        """Whether what the sweep may use allows another trial."""
+        ...
+
+    def choose(self, trial: Trial) -> Trial:
+        """The trial with every setting chosen."""
+        ...
+
+    def started(self, trial: Trial) -> None: ...
+
+    def reported(self, trial: Trial, told: dict[str, Any]) -> None: ...
+
+    def ended(self, trial: Trial, told: dict[str, Any]) -> None:
+        """told: its last report, which has no "status" where the scheduler stopped it."""
+        ...
+
+    def died(self, trial: Trial, reason: str) -> None:
+        """Its process did, more often than it was started again."""
+        ...
+
+    def tick(self) -> None: ...
+
+
+def run_trials(work: Work, trials: list[Trial], room: Room, listener: Listener) -> None:
+    """Run the trials, as many at once as there is room for."""
+    section = work.sweep.section
+    os.environ.update(_ENVIRONMENT)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    cluster = work.sweep.base.cluster
+    resources = {room.node: 0.001}
+    if cluster.engine == "torch":
+        resources |= {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+
+    def trainable(config: dict[str, Any]) -> None:
+        run_trial(work, trial_from_tune(config))
+
+    with tempfile.TemporaryDirectory(prefix="kdscale-tune-") as scratch:
+        tune.Tuner(
+            tune.with_resources(
+                trainable,
+                tune.PlacementGroupFactory([{k: v for k, v in resources.items() if v}]),
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=_Feed(trials, listener),
+                scheduler=_AshaInCells(section.search)
+                if section.search.scheduler == "asha"
+                else FIFOScheduler(),
+                num_samples=len(trials),
+                max_concurrent_trials=room.trials,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name=work.key,
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+                callbacks=[_Events(listener), *_wandb(section.wandb, work.key)],
+                verbose=0,
+            ),
+        ).fit()
+
+
+def _name(trial: Any) -> str:
+    return f"trial-{trial.config['id']}"
+
+
+def _wandb(wandb: Wandb | None, group: str) -> list[tune.Callback]:
+    if wandb is None:
+        return []
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return [WandbLoggerCallback(project=wandb.project, group=group)]
+
+
+class _Unsaved:
+    """What Tune would copy and write down for a resumption of its own, which nobody asks for."""
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Feed(_Unsaved, Searcher):
+    """Hands the trials out in their order, until there are none or the budget is used."""
+
+    def __init__(self, trials: list[Trial], listener: Listener):
+        super().__init__()
+        self._waiting = deque(trials)
+        self._listener = listener
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if not self._waiting or not self._listener.may_start():
+            return Searcher.FINISHED
+        trial = self._listener.choose(self._waiting.popleft())
+        self._listener.started(trial)
+        return settings_for_tune(trial)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """The listener hears of it from `_Events`."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see the module."""
+
+
+class _AshaInCells(FIFOScheduler):
+    """ASHA (arXiv 1810.05934) within each cell: a large shape's settings are compared with each
+    other, and no small shape is stopped for being worse than a large one.
+
+    Time is the share of a trial's own training, in percent, so that budgets and epochs may differ.
+    """
+
+    def __init__(self, search: Search):
+        super().__init__()
+        self._search = search
+        self._cells: dict[tuple, AsyncHyperBandScheduler] = {}
+
+    def _cell(self, trial: Any) -> AsyncHyperBandScheduler:
+        key = tuple(trial.config[name] for name in CELL_AXES)
+        if key not in self._cells:
+            self._cells[key] = AsyncHyperBandScheduler(
+                time_attr="progress",
+                metric="dev",
+                mode="max",
+                max_t=100,
+                grace_period=100 * self._search.grace,
+                reduction_factor=self._search.factor,
+            )
+        return self._cells[key]
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        self._cell(trial).on_trial_add(controller, trial)
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return self._cell(trial).on_trial_result(controller, trial, result)
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """What it was worth at its looks is known to its cell already."""
+
+    def on_trial_remove(self, controller: Any, trial: Any) -> None:
+        """As above."""
+
+    def on_trial_error(self, controller: Any, trial: Any) -> None:
+        """As above."""
+
+
+class _Events(_Unsaved, tune.Callback):
+    """Tells the listener what happens to trials."""
+
+    def __init__(self, listener: Listener):
+        self._listener = listener
+
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "status" not in result:
+            self._listener.reported(trial_from_tune(trial.config), result)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._listener.ended(trial_from_tune(trial.config), trial.last_result or {})
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        lines = str(trial.get_error() or "its process went").strip().splitlines()
+        self._listener.died(trial_from_tune(trial.config), lines[-1])
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        self._listener.tick()
