@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdscale import __version__, store_commands
+from kdscale.advice import command as advice_command
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.set_defaults(run=_rank)
 
     store_commands.add_to(commands)
+    advice_command.add_to(commands)
 
     doctor = commands.add_parser(
         "doctor", help="check this machine, and a config, and say what to fix"
