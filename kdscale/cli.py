@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdscale import __version__, store_commands
+from kdscale.adaptation import command as adapt_command
 from kdscale.advice import command as advice_command
 from kdscale.errors import KdscaleError
 from kdscale.planning import command as plan_command
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     store_commands.add_to(commands)
     advice_command.add_to(commands)
     plan_command.add_to(commands)
+    adapt_command.add_to(commands)
 
     doctor = commands.add_parser(
         "doctor", help="check this machine, and a config, and say what to fix"
