@@ -16,7 +16,7 @@ from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
 from kdscale.data.ingest import ingest_judgments, ingest_queries
 from kdscale.data.pairs import PairSampler, pair_table
-from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries, divide_queries
+from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
 from kdscale.data.runs import qrels_lines, run_lines
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
@@ -49,7 +49,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
     with RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log:
         known, judgments = _read(ctx, log, rows)
         texts = _new_queries(ctx, old, known, judgments)
-        parts = _divide(texts, params["holdout"])
+        parts = _divide(texts, params["holdout"], ctx.config.seed)
         found = _candidates(ctx, log, texts, known, passages, rows)
     sampler = PairSampler(
         list(rows), ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
@@ -135,9 +135,16 @@ def _new_queries(
     return fresh
 
 
-def _divide(texts: dict[str, str], holdout: float) -> dict[str, list[str]]:
-    """By a hash of the id: half of what is held out is to stop by, half to judge by."""
-    parts = divide_queries(texts, {TRAIN: 1 - holdout, DEV: holdout / 2, NEW: holdout / 2 + 1e-9})
+def _divide(texts: dict[str, str], holdout: float, seed: int) -> dict[str, list[str]]:
+    """Drawn by `seed`: half of what is held out is to stop by, half to judge by."""
+    held = choose_queries(list(texts), round(holdout * len(texts)), seed)
+    stop = choose_queries(held, len(held) // 2, seed)
+    set_aside, stopping = set(held), set(stop)
+    parts = {
+        TRAIN: [qid for qid in texts if qid not in set_aside],
+        DEV: stop,
+        NEW: [qid for qid in held if qid not in stopping],
+    }
     for split, qids in parts.items():
         if len(qids) < LEAST:
             raise KdscaleError(
