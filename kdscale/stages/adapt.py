@@ -55,9 +55,10 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         list(rows), ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
         prepare.min_grade, prepare.easy_negatives,
     )  # fmt: skip
-    by_query = candidates_by_query(found)
+    by_query, depth = candidates_by_query(found), _train_depth(ctx)
     fresh = pair_table(
-        (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, ()))) for qid in parts[TRAIN]
+        (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth]))
+        for qid in parts[TRAIN]
     )
     trained = old.queries(TRAIN)["qid"].to_pylist()
     trained = choose_queries(trained, params["max_queries"], params["seed"])
@@ -167,7 +168,7 @@ def _candidates(
     known: all queries that were read.
     """
     prepare, path = ctx.config.prepare, ctx.params["candidates"]
-    depth = max(prepare.depth.get(TRAIN, prepare.default_depth), ctx.config.evaluate.depth)
+    depth = max(_train_depth(ctx), ctx.config.evaluate.depth)
     if path is not None:
         found = source_candidates(
             run_lines(path), "candidates", log, known, list(texts), rows, depth
@@ -178,6 +179,10 @@ def _candidates(
     pids = passages["pid"].combine_chunks()
     index = Bm25(pids, passages["text"].to_pylist(), prepare.bm25_k1, prepare.bm25_b)
     return index.search(list(texts), list(texts.values()), depth)
+
+
+def _train_depth(ctx: StageContext) -> int:
+    return ctx.config.prepare.depth.get(TRAIN, ctx.config.prepare.default_depth)
 
 
 def _split(
