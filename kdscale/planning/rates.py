@@ -87,10 +87,11 @@ UTILISATION = {"forward": 0.40, "training": 0.35}
 ELEMENT_BYTES, PARAMETER_BYTES = 4.0, 28.0
 LINK = 10 * GB  # bytes/s between GPUs, as of a 100 Gbit network
 
-# A core of a server of 2020 and later, where this machine was not measured: assumed.
+# One core, where this machine was not measured. Computing is as the quickstart's stages and
+# latencies have it (benchmarks/results/quickstart.json, two idle cores of an AMD EPYC).
 ASSUMED = Rates(
-    "cpu", False, Compute(1.2e11, 4e8), Compute(4e10, 1.2e8), 2e8, 1.2, 8 * GB, 1 * GB, 1,
-    8e6, 3e6, 3e6, 3e7, 1.0, 6.0, 8.0, 22.0,
+    "cpu", False, Compute(8e10, 1.7e9), Compute(2.1e10, 4.5e8), 1e8, 1.3, 8 * GB, 1 * GB, 1,
+    8e6, 2e6, 3e6, 3e7, 1.0, 5.0, 10.0, 25.0,
 )  # fmt: skip
 
 
