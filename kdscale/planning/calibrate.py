@@ -110,8 +110,8 @@ def _best(work: Callable[[], Any]) -> float:
 
 
 def _solve(seconds: dict[Model, float], pairs: int) -> Compute:
-    """The two rates from the two times of so many pairs; where the times say that values cost nothing (a machine
-    that was disturbed), all goes to the matrix products."""
+    """The two rates from the two times of so many pairs; where the times say that values cost
+    nothing (a machine that was disturbed), all goes to the matrix products."""
     work = [[pairs * m.flops(LENGTH), pairs * m.elements(LENGTH)] for m in seconds]
     a, b = np.linalg.solve(np.array(work), np.array(list(seconds.values())))
     if a <= 0 or b <= 0:
