@@ -136,34 +136,41 @@ def test_an_update_that_is_better_is_taken(world, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_update_from_shuffled_labels_is_not_taken(world, capsys):
+def test_an_update_from_shuffled_labels_is_not_taken(world, tmp_path, capsys):
+    """With candidates of the user's own."""
     old = student_of(world, "finetune")
     store = open_store(str(world.parent / "store"))
     there = {a.name for a in store.list("students")}
-    assert adapt(world, old.key, "shuffled.qrels", "--margin", "0.1", *HARD) == 3
+    run = tmp_path / "run.trec"
+    brought = [f"p{i:03d}" for i in range(10)]
+    run.write_text("".join(f"n{j:03d} Q0 {pid} {i} {-i} x\n" for j in range(NEW_QUERIES)
+                           for i, pid in enumerate(brought, 1)))  # fmt: skip
+    given = ["--candidates", str(run), "--margin", "0.1", *HARD]
+    assert adapt(world, old.key, "shuffled.qrels", *given) == 3
     shown = capsys.readouterr().out
     assert "new queries are not shown to improve" in shown
     assert f"kept: {old.uri} stays as it is" in shown
     assert {a.name for a in store.list("students")} == there
+    dataset = Dataset(store.list("datasets")[0].path)
+    assert set(dataset.candidates(NEW)["pid"].to_pylist()) == set(brought)
 
 
 @pytest.mark.slow
-def test_candidates_can_be_brought_and_too_few_queries_are_refused(world, tmp_path, capsys):
+def test_too_few_queries_are_refused(world, tmp_path, capsys):
     old = student_of(world, "finetune")
-    run = tmp_path / "run.trec"
-    # Of queries that are too few to be divided.
-    run.write_text("".join(f"n{j:03d} Q0 p{i:03d} {i + 1} {-i} x\n"
-                           for j in range(NEW_QUERIES) for i in range(5)))  # fmt: skip
-    given = ["--candidates", str(run), "--holdout", "0.05"]
-    assert adapt(world, old.key, "new.qrels", *given) == 1
-    assert "--holdout 0.05 leaves" in capsys.readouterr().err
+    assert adapt(world, old.key, "new.qrels", "--holdout", "0.05") == 1
+    assert "--holdout 0.05 leaves 2 of 90 new queries for dev" in capsys.readouterr().err
     few = tmp_path / "few.qrels"
     few.write_text("n000 0 p000 1\n")
     assert adapt(world, old.key, str(few)) == 1
     assert "1 new queries with a relevant passage (of 90 read)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_judgments_of_passages_that_are_not_there_are_refused(world, tmp_path, capsys):
     strange = tmp_path / "strange.qrels"
     strange.write_text("n000 0 nowhere 1\n")
-    assert adapt(world, old.key, str(strange)) == 1
+    assert adapt(world, student_of(world, "finetune").key, str(strange)) == 1
     assert "unknown passage id" in capsys.readouterr().err
 
 
