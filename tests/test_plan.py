@@ -167,6 +167,13 @@ def test_a_step_that_does_not_fit_the_device_is_told(config_file):
     assert "lower train.micro_tokens" in line
 
 
+def test_what_is_not_counted_is_said(config_file):
+    config = load_config(config_file, ["transfer={other: {source: {type: beir, path: x}}}"])
+    model = CostModel(config, make_counts(), machines())
+    plan = text.Plan(config, make_counts(), machines(), model, model.stages(), None)
+    assert "not counted: the collections of transfer (other)" in text.summary(plan)
+
+
 def test_counts_of_the_config_of_a_beir_folder(config_file):
     counts = counts_of(load_config(config_file), {}, None, None)
     assert (counts.passages, counts.queries) == (160, {"train": 60, "dev": 10, "test": 20})

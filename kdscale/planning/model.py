@@ -205,7 +205,7 @@ class CostModel:
         ]
         one = self.machines.host
         length = round(self.length)
-        timed = (evaluate.latency_queries + 1) * depths[evaluate.splits[0]]
+        timed = (evaluate.latency_queries + 1) * max(depths.values(), default=0)
         thread = one.one_thread * min(evaluate.latency_threads, max(1, one.cores))
         seconds = sum(
             self._forward(m, pairs)

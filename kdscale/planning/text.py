@@ -100,6 +100,10 @@ def summary(plan: Plan) -> list[str]:
         + ", ".join(f"{split} {n:,}" for split, n in counts.queries.items())
     )
     lines.append(_basis(plan))
+    if plan.config.transfer:
+        lines.append(
+            f"not counted: the collections of transfer ({', '.join(plan.config.transfer)})"
+        )
     lines += [
         f"{model.name}: {model.layers} layers x {model.hidden}, {model.parameters / 1e6:.0f}M "
         f"parameters, {model.flops(round(plan.model.length)) / 1e9:.2f} GFLOP a pair"
