@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdscale import __version__, store_commands, sweep_commands
+from kdscale.adaptation import command as adapt_command
+from kdscale.advice import command as advice_command
 from kdscale.errors import KdscaleError
+from kdscale.planning import command as plan_command
 
 if TYPE_CHECKING:
     from kdscale.config import Config
@@ -104,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep_commands.add_to(commands)
     store_commands.add_to(commands)
+    advice_command.add_to(commands)
+    plan_command.add_to(commands)
+    adapt_command.add_to(commands)
 
     doctor = commands.add_parser(
         "doctor", help="check this machine, and a config, and say what to fix"

@@ -42,9 +42,28 @@ def run_steps(
     steps = build_steps(config)
     needed = _closure(steps, wanted if wanted is not None else list(steps))
     check_early(config, needed)
+    return make_steps([s for s in steps.values() if s.name in needed], config, store, {}, reporter,
+                      dry_run)  # fmt: skip
+
+
+def make_steps(
+    steps: list[Step],
+    config: Config,
+    store: Store,
+    given: dict[str, Artifact],
+    reporter: Reporter,
+    dry_run: bool = False,
+) -> list[Outcome]:
+    """Make steps, each after its inputs, skipping what is already there.
+
+    given: what the steps' inputs name and no step makes.
+    """
     outcomes: dict[str, Outcome] = {}
-    for step in (steps[n] for n in steps if n in needed):
-        made = {role: outcomes[name].artifact for role, name in step.inputs.items()}
+    for step in steps:
+        made = {
+            role: given[name] if name in given else outcomes[name].artifact
+            for role, name in step.inputs.items()
+        }
         if any(artifact is None for artifact in made.values()):
             outcomes[step.name] = Outcome(step, "would run", None)
             continue

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdscale.data.dataset import Tokens
 from kdscale.data.queries import TRAIN
-from kdscale.data.schema import PAIR_SCORES
-from kdscale.data.shards import read_table, write_table
+from kdscale.data.schema import PAIR_SCORES, SCORES
+from kdscale.data.shards import read_shards, read_table, write_table
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 from kdscale.store import DamagedError, Workspace
@@ -49,6 +50,29 @@ def plan_blocks(pairs: pa.Table, lengths: np.ndarray, block_tokens: int) -> Iter
     columns = pairs.select(["pair_id", "qid", "pid"]).combine_chunks()
     for rows in np.split(order, cuts):
         yield columns.take(pa.array(rows))
+
+
+def known_scores(pairs: pa.Table, scores: Path) -> pa.Table:
+    """PAIR_SCORES of the pairs whose query and passage stand in other scores.
+
+    scores: a folder of SCORES.
+    """
+    table = read_shards(scores, SCORES)
+    by_pair = dict(zip(zip(*_ids(table), strict=True), table["score"].to_pylist(), strict=True))
+    found = [by_pair.get(ids) for ids in zip(*_ids(pairs), strict=True)]
+    rows = [row for row, score in enumerate(found) if score is not None]
+    ids = pairs["pair_id"].take(pa.array(rows, pa.int64()))
+    return pa.table([ids, pa.array([found[row] for row in rows], pa.float32())], schema=PAIR_SCORES)
+
+
+def pairs_without(pairs: pa.Table, known: pa.Table) -> pa.Table:
+    return pairs.filter(
+        pc.invert(pc.is_in(pairs["pair_id"], value_set=known["pair_id"].combine_chunks()))
+    )
+
+
+def _ids(table: pa.Table) -> tuple[list[str], list[str]]:
+    return table["qid"].to_pylist(), table["pid"].to_pylist()
 
 
 def block_name(pair_ids: pa.ChunkedArray) -> str:

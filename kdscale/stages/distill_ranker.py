@@ -20,11 +20,14 @@ from kdscale.training.launch import TrainingJob, run_job
 def run(ctx: StageContext) -> dict[str, Any]:
     """`params`: the shape ("student"), the strategy, its losses and the seed.
 
-    Where there are intermediate ones, the teacher is among the inputs.
+    Where there are intermediate ones, the teacher is among the inputs. A student among them is one
+    that is trained further, as `kdscale.stages.adapt` does.
     """
     ranker, teacher, lm = ctx.config.ranker, ctx.config.teacher, ctx.config.lm
     shape, strategy = ctx.params["student"], ctx.params["strategy"]
-    if "lm" in ctx.inputs:
+    if "student" in ctx.inputs:
+        init = {"ranker": ctx.inputs["student"].ref()}
+    elif "lm" in ctx.inputs:
         init = {"lm": ctx.inputs["lm"].ref()}
     else:
         init = {"shape": shape, "like": teacher.model, "revision": teacher.revision}

@@ -20,7 +20,9 @@ from kdscale.data.schema import SCORES
 from kdscale.data.score_blocks import (
     block_name,
     collect_scores,
+    known_scores,
     pair_lengths,
+    pairs_without,
     plan_blocks,
     publish_block,
     read_blocks,
@@ -41,7 +43,8 @@ FORWARDS_PER_BLOCK = {"cpu": 4, "cuda": 64}
 def run(ctx: StageContext) -> dict[str, Any]:
     """Raw logits of all training pairs, by pair_id, as Parquet.
 
-    Blocks that an earlier run scored are taken over, once their digests are checked.
+    Blocks that an earlier run scored are taken over, once their digests are checked. Where
+    `known` is among the inputs, scores of the same teacher, its pairs are not scored again.
     Raises KdscaleError if the actors cannot fit the cluster, if a score is not a finite number,
     or if scores and pairs do not match one to one.
     """
@@ -54,9 +57,11 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "the dataset has no training pairs to score; the source needs a split named 'train'"
         )
     device = "cuda" if cluster.gpus_per_scorer else "cpu"
-    lengths = pair_lengths(pairs, tokens)
+    known = known_scores(pairs, ctx.inputs["known"].path) if "known" in ctx.inputs else None
+    unknown = pairs if known is None else pairs_without(pairs, known)
+    lengths = pair_lengths(unknown, tokens)
     block_tokens = FORWARDS_PER_BLOCK[device] * config.batch_tokens
-    blocks = {block_name(b["pair_id"]): b for b in plan_blocks(pairs, lengths, block_tokens)}
+    blocks = {block_name(b["pair_id"]): b for b in plan_blocks(unknown, lengths, block_tokens)}
     tables = take_over(ctx.workspace, blocks, ctx.reporter)
     taken_over = len(tables)
     todo = {name: block for name, block in blocks.items() if name not in tables}
@@ -82,7 +87,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 "device": device,
             }
             began = time.monotonic()
-            with ctx.reporter.task("scoring pairs", pairs.num_rows) as task:
+            with ctx.reporter.task("scoring pairs", unknown.num_rows) as task:
                 task.update(sum(table.num_rows for table in tables.values()))
                 scored = 0
                 for name in _score_blocks(list(todo.values()), plan, actor):
@@ -91,13 +96,15 @@ def run(ctx: StageContext) -> dict[str, Any]:
                     task.advance(todo[name].num_rows, f"{rate:.0f} pairs/s")
             seconds = time.monotonic() - began
         tables.update(read_blocks(ctx.workspace, list(todo)))
-    scores = collect_scores(pairs.num_rows, tables.values())
+    taken = [] if known is None else [known]
+    scores = collect_scores(pairs.num_rows, [*tables.values(), *taken])
     columns = [*pairs.select(["pair_id", "qid", "pid"]).columns, pa.array(scores)]
     table = pa.table(columns, schema=SCORES)
     write_shards(ctx.out, table, SCORES, ctx.config.prepare.shards)
     return {
         "pairs": len(scores),
         "blocks": len(blocks),
+        **({} if known is None else {"pairs_known": known.num_rows}),
         "blocks_taken_over": taken_over,  # from a run that was stopped
         "pairs_per_s": round(scored / seconds, 1) if todo else None,
         "score_mean": round(float(scores.mean()), 4),

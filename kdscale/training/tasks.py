@@ -21,7 +21,7 @@ from kdscale.data.groups import GroupSource
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards
 from kdscale.models.mlm import MaskedLmHead, pretrained_head
-from kdscale.models.pretrained import load_encoder
+from kdscale.models.pretrained import load_encoder, set_dropout
 from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker, load_ranker, ranker_from_lm, save_ranker
 from kdscale.models.students import build_student, map_layers
@@ -102,7 +102,7 @@ def train_and_export(
 def _ranker_task(job: TrainingJob, tokens: Tokens) -> Task:
     """settings: dataset, tokens, scores (or None), group_size, max_queries, easy, temperature,
     watch (or None), intermediate: None | {"teacher", "layer_map", "relation_heads"}, and
-    init: {"pretrained": name, "revision"} | {"lm"} | {"shape", "like", "revision"}.
+    init: {"pretrained": name, "revision"} | {"lm"} | {"ranker"} | {"shape", "like", "revision"}.
 
     Artifacts are references."""
     settings = job.settings
@@ -120,6 +120,9 @@ def _ranker_task(job: TrainingJob, tokens: Tokens) -> Task:
     init = settings["init"]
     if "lm" in init:
         ranker = ranker_from_lm(locate(init["lm"]), job.train.dropout, job.seed)
+    elif "ranker" in init:
+        ranker = load_ranker(locate(init["ranker"])).train()
+        set_dropout(ranker, job.train.dropout)
     elif "shape" in init:
         like = load_encoder(init["like"], init["revision"])
         encoder = build_student(Shape(**init["shape"]), like, "random", job.seed)

@@ -1,0 +1,1 @@
+"""`kdscale advise`: from a table of trials to the student to use, with the evidence."""

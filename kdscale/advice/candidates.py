@@ -1,0 +1,198 @@
+"""The students of a table of trials: all seeds of one setting are one candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kdscale.errors import KdscaleError, nearest
+
+TEACHER = "teacher"
+PRIMARY = "nDCG@10"  # the measure where neither the user nor the table names one
+WHOLE = 1.0  # the budget of all training queries
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Seconds of what a student was made from; None where that is not known.
+
+    lm_s: its language model's distillation; scores_s: the teacher's scoring of the pairs
+    """
+
+    lm_s: float | None = None
+    scores_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting. values: [queries], the mean over its seeds; seed_sd: of the seeds' means."""
+
+    strategy: str
+    shape: str
+    variant: str
+    budget: float
+    seeds: tuple[int | None, ...]
+    artifacts: tuple[str, ...]
+    values: np.ndarray
+    seed_sd: float | None
+    ms: float | None
+    speedup: float | None
+    parameters: int | None
+    bytes: int | None
+    train_s: float | None
+    shared: Shared
+
+    @property
+    def setting(self) -> tuple[str, str, str, float]:
+        return self.strategy, self.shape, self.variant, self.budget
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def uses_lm(self) -> bool:
+        return self.strategy.startswith("lm_distill")
+
+    @property
+    def uses_scores(self) -> bool:
+        return self.strategy.endswith("ranker_distill")
+
+    @property
+    def lm_s(self) -> float | None:
+        return self.shared.lm_s if self.uses_lm else 0.0
+
+    @property
+    def scores_s(self) -> float | None:
+        return self.shared.scores_s if self.uses_scores else 0.0
+
+    def training_s(self, first: bool) -> float | None:
+        """Seconds of one training: the first one distils the language model too, later ones start
+        from it again. At least: what is not known is left out (`unknown_costs`). None where its
+        own training was not timed."""
+        if self.train_s is None:
+            return None
+        return self.train_s + (self.scores_s or 0.0) + (self.lm_s or 0.0 if first else 0.0)
+
+    def unknown_costs(self, first: bool) -> list[str]:
+        """What `training_s` had to leave out, in words."""
+        unknown = ["the teacher's scoring"] if self.scores_s is None else []
+        return unknown + (
+            ["its language model's distillation"] if first and self.lm_s is None else []
+        )
+
+
+def measure_of(table: pa.Table, about: Mapping[str, Any], wanted: str | None) -> str:
+    """The measure to judge by. Raises KdscaleError for one that the table has not."""
+    known = sorted(set(table["measure"].to_pylist()))
+    if not known:
+        raise KdscaleError(
+            "the table of trials has no rows yet; wait until the first trials have ended, or run "
+            "kdscale sweep"
+        )
+    if wanted is None:
+        told = about.get("primary")
+        return next((m for m in (told, PRIMARY) if m in known), known[0])
+    if wanted not in known:
+        raise KdscaleError(f"--measure {wanted}: not in the table{nearest(wanted, known)}")
+    return wanted
+
+
+def teacher_row(table: pa.Table, measure: str) -> dict[str, Any]:
+    """Raises KdscaleError where the table has none."""
+    rows = [r for r in table.to_pylist() if r["system"] == TEACHER and r["measure"] == measure]
+    if not rows or not rows[-1]["values"]:
+        raise KdscaleError(
+            f"the table has no row of the teacher for {measure}, which --max-drop is tested "
+            "against; measure the teacher on the same queries and add it"
+        )
+    _check_finite(rows[-1])
+    return rows[-1]
+
+
+def _check_finite(row: dict[str, Any]) -> None:
+    if not np.isfinite(np.asarray(row["values"], dtype=np.float64)).all():
+        raise KdscaleError(
+            f"{row['system']}, seed {row['seed']}: a value of {row['measure']} is not a number; "
+            "measure it again"
+        )
+
+
+def candidates_of(
+    table: pa.Table,
+    about: Mapping[str, Any],
+    measure: str,
+    queries: int,
+    shared: Mapping[str, Shared],
+) -> list[Candidate]:
+    """shared: by the artifact's name. Raises KdscaleError where there is no student, or where one
+    was measured on other queries than the teacher's `queries`."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        if row["measure"] != measure or row["strategy"] is None:
+            continue
+        if len(row["values"] or ()) != queries:
+            raise KdscaleError(
+                f"{row['system']}, seed {row['seed']}: {len(row['values'] or ())} queries, the "
+                f"teacher has {queries}; measure all systems on the same ones"
+            )
+        _check_finite(row)
+        budget = WHOLE if row["budget"] is None else row["budget"]
+        setting = (row["strategy"], row["shape"], row["variant"] or "default", budget)
+        rows = groups.setdefault(setting, [])
+        if row["digest"] is None or row["digest"] not in [r["digest"] for r in rows]:
+            rows.append(row)
+    if not groups:
+        raise KdscaleError(
+            f"the table has no student with {measure} yet; wait until the first trials have ended"
+        )
+    return [_candidate(setting, rows, about, shared) for setting, rows in groups.items()]
+
+
+def _candidate(
+    setting: tuple[str, str, str, float],
+    rows: list[dict[str, Any]],
+    about: Mapping[str, Any],
+    shared: Mapping[str, Shared],
+) -> Candidate:
+    # benchmarks/strategies.py times a shape, not each of its students.
+    of_shape = _latencies(about).get(setting[1], {})
+    values = [np.asarray(row["values"], dtype=np.float64) for row in rows]
+    costs = [shared[row["artifact"]] for row in rows if row["artifact"] in shared]
+    return Candidate(
+        *setting,
+        seeds=tuple(row["seed"] for row in rows),
+        artifacts=tuple(row["artifact"] for row in rows if row["artifact"]),
+        values=np.mean(values, axis=0),
+        seed_sd=float(np.std([v.mean() for v in values], ddof=1)) if len(values) > 1 else None,
+        ms=_mean(rows, "ms") or of_shape.get("ms"),
+        speedup=_mean(rows, "speedup") or of_shape.get("speedup"),
+        parameters=rows[0]["parameters"] or of_shape.get("parameters"),
+        bytes=rows[0]["bytes"],
+        train_s=_mean(rows, "train_seconds"),
+        shared=costs[0] if costs else Shared(),
+    )
+
+
+def _mean(rows: list[dict[str, Any]], column: str) -> float | None:
+    known = [row[column] for row in rows if row[column] is not None]
+    return float(np.mean(known)) if known else None
+
+
+def measured_candidates(about: Mapping[str, Any]) -> int | None:
+    """How many candidates a query of the timings had; None where the table does not say."""
+    of_shapes = (of_shape.get("candidates") for of_shape in _latencies(about).values())
+    told = (about.get("candidates"), *of_shapes, about.get("depth"))
+    return next((n for n in told if isinstance(n, int) and n > 0), None)
+
+
+def _latencies(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """shape -> what was timed of it, in the tables that time shapes."""
+    told = about.get("latency")
+    if not isinstance(told, dict):
+        return {}
+    return {shape: cost for shape, cost in told.items() if isinstance(cost, dict)}

@@ -1,0 +1,233 @@
+"""Updating a student: its data, new and replayed, and its training, judged before it is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdscale.adaptation.verdict import NEW, OLD, KeptError, decide, measure_ranker
+from kdscale.data.candidates import Bm25, candidates_by_query, source_candidates
+from kdscale.data.clean import RejectLog
+from kdscale.data.dataset import STATS, Dataset, Tokens
+from kdscale.data.ingest import ingest_judgments, ingest_queries
+from kdscale.data.pairs import PairSampler, pair_table
+from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
+from kdscale.data.runs import qrels_lines, run_lines
+from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
+from kdscale.data.shards import write_shards, write_table
+from kdscale.errors import KdscaleError
+from kdscale.evaluation.texts import read_queries
+from kdscale.stages import distill_ranker
+from kdscale.stages.context import StageContext
+
+LEAST = 10  # queries of each part: fewer show nothing
+
+
+def run_dataset(ctx: StageContext) -> dict[str, Any]:
+    """The new queries divided into train, dev (when to stop) and new (whether to accept), replayed
+    queries of the old training beside the new ones, and the old dev queries as "old".
+
+    `params`: queries, qrels, candidates (paths, the last may be None), replay, holdout, and
+    max_queries and seed, by which the student's own training queries are found again. Of the
+    passages only those that are named stay.
+
+    Raises KdscaleError where too little is left to learn from or to judge by.
+    """
+    old, params, prepare = Dataset(ctx.inputs["dataset"].path), ctx.params, ctx.config.prepare
+    if DEV not in old.splits():
+        raise KdscaleError(
+            f"the dataset has no split {DEV!r}, by which it is seen whether old queries suffer, "
+            f"only {', '.join(old.splits())}"
+        )
+    passages = old.passages()
+    rows = {pid: row for row, pid in enumerate(passages["pid"].to_pylist())}
+    with RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log:
+        known, judgments = _read(ctx, log, rows)
+        texts = _new_queries(ctx, old, known, judgments)
+        parts = _divide(texts, params["holdout"], ctx.config.seed)
+        found = _candidates(ctx, log, texts, known, passages, rows)
+    sampler = PairSampler(
+        list(rows), ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
+        prepare.min_grade, prepare.easy_negatives,
+    )  # fmt: skip
+    by_query, depth = candidates_by_query(found), _train_depth(ctx)
+    fresh = pair_table(
+        (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth]))
+        for qid in parts[TRAIN]
+    )
+    trained = old.queries(TRAIN)["qid"].to_pylist()
+    trained = choose_queries(trained, params["max_queries"], params["seed"])
+    wanted = round(len(parts[TRAIN]) * params["replay"] / (1 - params["replay"]))
+    replayed = choose_queries(trained, wanted, ctx.config.seed) if wanted else []
+    pairs = pa.concat_tables([fresh, _of(old.pairs(), replayed)])
+    pairs = pairs.set_column(0, PAIRS.field("pair_id"), pa.array(range(pairs.num_rows), pa.int64()))
+    tables = {
+        TRAIN: _join(
+            _split(texts, judgments, found, parts[TRAIN]), _old(old, TRAIN, set(replayed))
+        ),
+        DEV: _split(texts, judgments, found, parts[DEV]),
+        NEW: _split(texts, judgments, found, parts[NEW]),
+        OLD: _old(old, DEV, set(old.queries(DEV)["qid"].to_pylist())),
+    }
+    named = set(pairs["pid"].to_pylist())
+    for split, (queries, qrels, candidates) in tables.items():
+        write_table(ctx.out / "queries" / f"{split}.parquet", queries, QUERIES)
+        write_table(ctx.out / "qrels" / f"{split}.parquet", qrels, QRELS)
+        write_table(ctx.out / "candidates" / f"{split}.parquet", candidates, CANDIDATES)
+        named.update(candidates["pid"].to_pylist())
+    write_shards(ctx.out / "passages", _of(passages, named, "pid"), PASSAGES, prepare.shards)
+    write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
+    stats = {
+        "splits": list(tables),
+        "passages": len(named),
+        "queries": {s: {"kept": t[0].num_rows} for s, t in tables.items()},
+        "pairs": pairs.num_rows,
+        "new": len(parts[TRAIN]),
+        "replayed": len(replayed),
+        "lines": log.counts(),
+    }
+    (ctx.out / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
+    ctx.reporter.info(
+        f"  to learn from: {len(parts[TRAIN])} new and {len(replayed)} old queries, "
+        f"{pairs.num_rows} pairs; to stop by: {len(parts[DEV])}; to judge by: {len(parts[NEW])} "
+        f"new, {tables[OLD][0].num_rows} old"
+    )
+    return stats
+
+
+def _read(
+    ctx: StageContext, log: RejectLog, rows: dict[str, int]
+) -> tuple[dict[str, str], Judgments]:
+    """The user's queries and judgments, cleaned as those of a dataset are."""
+    params, limit = ctx.params, ctx.config.prepare.max_chars
+    texts, _ = ingest_queries(read_queries(params["queries"]), "queries", log, limit)
+    log.check("queries", ctx.workspace)
+    judgments = ingest_judgments(qrels_lines(params["qrels"]), "qrels", log, texts, rows)
+    log.check("qrels", ctx.workspace)
+    return texts, judgments
+
+
+def _new_queries(
+    ctx: StageContext, old: Dataset, texts: dict[str, str], judgments: Judgments
+) -> dict[str, str]:
+    """The queries with a relevant passage whose ids are not those of old ones."""
+    before = {qid for split in old.splits() for qid in old.queries(split)["qid"].to_pylist()}
+    judged = {
+        qid: text
+        for qid, text in texts.items()
+        if max(judgments.get(qid, {}).values(), default=0) >= ctx.config.prepare.min_grade
+    }
+    fresh = {qid: text for qid, text in judged.items() if qid not in before}
+    if len(fresh) < len(judged):
+        ctx.reporter.warn(
+            f"{len(judged) - len(fresh)} queries have the ids of old ones and are left out"
+        )
+    if len(fresh) < 3 * LEAST:
+        raise KdscaleError(
+            f"{len(fresh)} new queries with a relevant passage (of {len(texts)} read): fewer than "
+            f"{3 * LEAST} are too few to learn from and to judge by; check that the ids of "
+            "queries, qrels and the collection agree"
+        )
+    return fresh
+
+
+def _divide(texts: dict[str, str], holdout: float, seed: int) -> dict[str, list[str]]:
+    """Drawn by `seed`: half of what is held out is to stop by, half to judge by."""
+    held = choose_queries(list(texts), round(holdout * len(texts)), seed)
+    stop = choose_queries(held, len(held) // 2, seed)
+    set_aside, stopping = set(held), set(stop)
+    parts = {
+        TRAIN: [qid for qid in texts if qid not in set_aside],
+        DEV: stop,
+        NEW: [qid for qid in held if qid not in stopping],
+    }
+    for split, qids in parts.items():
+        if len(qids) < LEAST:
+            raise KdscaleError(
+                f"--holdout {holdout:g} leaves {len(qids)} of {len(texts)} new queries for "
+                f"{split}, and {LEAST} are the least; give another share, or more queries"
+            )
+    return parts
+
+
+def _candidates(
+    ctx: StageContext,
+    log: RejectLog,
+    texts: dict[str, str],
+    known: dict[str, str],
+    passages: pa.Table,
+    rows: dict[str, int],
+) -> pa.Table:
+    """CANDIDATES of the new queries: the user's, else BM25's over the whole collection.
+
+    known: all queries that were read.
+    """
+    prepare, path = ctx.config.prepare, ctx.params["candidates"]
+    depth = max(_train_depth(ctx), ctx.config.evaluate.depth)
+    if path is not None:
+        found = source_candidates(
+            run_lines(path), "candidates", log, known, list(texts), rows, depth
+        )
+        log.check("candidates", ctx.workspace)
+        return found
+    ctx.reporter.info("  building the BM25 index")
+    pids = passages["pid"].combine_chunks()
+    index = Bm25(pids, passages["text"].to_pylist(), prepare.bm25_k1, prepare.bm25_b)
+    return index.search(list(texts), list(texts.values()), depth)
+
+
+def _train_depth(ctx: StageContext) -> int:
+    return ctx.config.prepare.depth.get(TRAIN, ctx.config.prepare.default_depth)
+
+
+def _split(
+    texts: dict[str, str], judgments: Judgments, found: pa.Table, qids: list[str]
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """QUERIES, QRELS and CANDIDATES of some new queries."""
+    queries = pa.table([qids, [texts[qid] for qid in qids]], schema=QUERIES)
+    judged = [(qid, pid, grade) for qid in qids for pid, grade in judgments[qid].items()]
+    qrels = pa.table([list(column) for column in zip(*judged, strict=True)], schema=QRELS)
+    return queries, qrels, _of(found, qids)
+
+
+def _old(old: Dataset, split: str, qids: set[str]) -> tuple[pa.Table, pa.Table, pa.Table]:
+    return _of(old.queries(split), qids), old.qrels(split, qids), old.candidates(split, qids)
+
+
+def _join(first: tuple[pa.Table, ...], second: tuple[pa.Table, ...]) -> tuple[pa.Table, ...]:
+    return tuple(pa.concat_tables(pair) for pair in zip(first, second, strict=True))
+
+
+def _of(table: pa.Table, ids: Iterable[str], column: str = "qid") -> pa.Table:
+    """The rows of some ids, in the order of the table."""
+    return table.filter(pc.is_in(table[column], value_set=pa.array(sorted(ids), pa.string())))
+
+
+def run_student(ctx: StageContext) -> dict[str, Any]:
+    """Train the student further and judge it. Raises KeptError where it is not to be taken.
+
+    `params`: as for `kdscale.stages.distill_ranker`; the settings of the judgment are
+    evaluate.primary, evaluate.depth, evaluate.margin and evaluate.alpha.
+    """
+    evaluate = ctx.config.evaluate
+    facts = distill_ranker.run(ctx)
+    dataset, tokens = Dataset(ctx.inputs["dataset"].path), Tokens(ctx.inputs["tokens"].path)
+
+    def measured(path: Path) -> dict[str, Any]:
+        return measure_ranker(path, dataset, tokens, evaluate.primary, evaluate.depth, ctx.reporter)
+
+    verdict = decide(
+        measured(ctx.inputs["student"].path),
+        measured(ctx.out),
+        evaluate.primary,
+        evaluate.margin,
+        evaluate.alpha,
+    )
+    if not verdict.accepted:
+        raise KeptError(verdict)
+    return {**facts, "update": verdict.facts()}
