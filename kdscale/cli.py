@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdscale import __version__, store_commands
 from kdscale.errors import KdscaleError
+from kdscale.export import command as export_command
 
 if TYPE_CHECKING:
     from kdscale.config import Config
@@ -95,8 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("-o", "--output", required=True, type=Path, metavar="F")
     rank.add_argument("--depth", type=int, help="rerank so many candidates a query (default: all)")
     rank.add_argument("--batch-tokens", type=int, default=8192)
+    rank.add_argument(
+        "--backend", choices=("torch", "onnx"), default="torch", help="onnx: of kdscale export"
+    )
     rank.set_defaults(run=_rank)
 
+    export_command.add_to(commands)
     store_commands.add_to(commands)
 
     doctor = commands.add_parser(
@@ -228,6 +233,7 @@ def _rank(args: argparse.Namespace) -> int:
         depth=args.depth,
         batch_tokens=args.batch_tokens,
         reporter=reporter,
+        backend=args.backend,
     )
     reporter.info(f"written to {args.output}")
     return 0

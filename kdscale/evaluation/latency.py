@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import plan_batches
@@ -23,6 +23,7 @@ from kdscale.progress import Task
 # to keep one core busy.
 BATCH_TOKENS = 2_048
 
+Ranker = Callable[..., Any]  # a torch ranker, or what takes the same tensors by the same names
 Request = tuple[str, Sequence[str]]  # a query and the passages to rank, as texts
 
 
@@ -62,12 +63,13 @@ def speedup(slow: np.ndarray, fast: np.ndarray) -> float:
 
 
 def measure_latency(
-    rankers: Mapping[str, tuple[PreTrainedModel, PairEncoder]],
+    rankers: Mapping[str, tuple[Ranker, PairEncoder]],
     requests: Sequence[Request],
     threads: int,
     task: Task,
 ) -> dict[str, Timings]:
-    """Time every ranker on every request, after one warm-up request each.
+    """Time every ranker on every request, after one warm-up request each. A torch model is put on
+    the CPU and into evaluation mode; an ONNX session keeps the threads that it was made with.
 
     The rankers take turns, request by request, and each request begins with another ranker: a
     machine that slows down for a while slows them all down, and ratios stay fair.
@@ -76,7 +78,9 @@ def measure_latency(
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with cpu_threads(threads), torch.inference_mode():
         for model, encoder in rankers.values():
-            _rerank(model.to("cpu").eval(), encoder, requests[0])
+            if isinstance(model, nn.Module):
+                model.to("cpu").eval()
+            _rerank(model, encoder, requests[0])
         for number, request in enumerate(requests):
             first = number % len(names)
             for name in names[first:] + names[:first]:
@@ -85,7 +89,7 @@ def measure_latency(
     return {name: Timings(*(1e3 * np.array(seconds[name]).T)) for name in names}
 
 
-def _rerank(model: PreTrainedModel, encoder: PairEncoder, request: Request) -> tuple[float, float]:
+def _rerank(model: Ranker, encoder: PairEncoder, request: Request) -> tuple[float, float]:
     """Seconds to tokenise and to run the model, for one request."""
     query, passages = request
     began = time.perf_counter()
