@@ -11,9 +11,9 @@ from kdscale.cli import _parser
 from kdscale.configload import load_config
 
 ROOT = Path(__file__).parent.parent
-TEXT, CLUSTER = (
+TEXT, CLUSTER, EXPORT = (
     (ROOT / "docs" / name).read_text(encoding="utf-8")
-    for name in ("your-own-corpus.md", "cluster.md")
+    for name in ("your-own-corpus.md", "cluster.md", "export.md")
 )
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 
@@ -26,7 +26,7 @@ def commands(text, program="kdscale"):
     ]
 
 
-COMMANDS = commands(TEXT) + commands(CLUSTER)
+COMMANDS = commands(TEXT) + commands(CLUSTER) + commands(EXPORT)
 
 
 def test_the_config_is_complete(tmp_path):

@@ -90,11 +90,12 @@ def find_dataset(student: Student, data: str | None) -> tuple[Artifact, Store]:
 def find_scores(student: Student, dataset: Artifact, store: Store) -> Artifact:
     """A teacher's scores of the dataset's pairs: those that the student learned from, or the
     newest. Raises KdscaleError where there are none."""
-    own = student.manifest["inputs"].get("scores") if student.manifest else None
     there = store.list(SCORES)
-    for artifact in there:
-        if own is not None and artifact.digest == own["digest"]:
-            return artifact
+    made_from = student.manifest["inputs"] if student.manifest else {}
+    if made_from.get("dataset", {}).get("digest") == dataset.digest and "scores" in made_from:
+        for artifact in there:
+            if artifact.digest == made_from["scores"]["digest"]:
+                return artifact
     for artifact in there:
         if artifact.manifest["inputs"].get("dataset", {}).get("digest") == dataset.digest:
             return artifact
