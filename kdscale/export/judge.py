@@ -23,6 +23,7 @@ MEASURE = "nDCG@10"
 QUERIES = 500
 DEPTH = 50
 LATENCY_QUERIES = 10
+CHUNK_PAIRS = 1_024  # scored between two looks at the progress
 THREADS = 1
 
 
@@ -50,8 +51,11 @@ class Judge:
         """The mean of MEASURE, and the [P] logits of all candidates."""
         sample = self._sample(scorer.encoder)
         with self._reporter.task(f"{name} on {DEV}", len(sample.pairs)) as task:
-            scores = scorer.score(sample.pairs)
-            task.update(len(scores))
+            parts = [np.empty(0, np.float32)]
+            for start in range(0, len(sample.pairs), CHUNK_PAIRS):
+                parts.append(scorer.score(sample.pairs[start : start + CHUNK_PAIRS]))
+                task.advance(len(parts[-1]))
+        scores = np.concatenate(parts)
         return sample.mean(self._measures, scores), scores
 
     def milliseconds(
