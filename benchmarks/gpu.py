@@ -206,6 +206,12 @@ def make_ranker(shape: tuple[int, int, int, int], world: World) -> nn.Module:
     return build_ranker(body, 0.0, 0).eval()
 
 
+def compiled(what: Any, dynamic: bool) -> Any:
+    """torch.compile; without a GPU graphs are taken and run as they are, which needs no compiler."""
+    backend = "inductor" if torch.cuda.is_available() else "eager"
+    return torch.compile(what, dynamic=dynamic, backend=backend)
+
+
 class Buckets(nn.Module):
     """A compiled ranker that sees few shapes: lengths and batches are rounded up."""
 
@@ -213,7 +219,7 @@ class Buckets(nn.Module):
         super().__init__()
         self.model = model
         self.config = model.config
-        self._compiled = torch.compile(model, dynamic=False)
+        self._compiled = compiled(model, dynamic=False)
         self._batch_tokens = batch_tokens
 
     def forward(self, **inputs: torch.Tensor) -> Any:
@@ -236,10 +242,10 @@ class Packed(nn.Module):
     forward: ids, types, positions [T], starts [B + 1] -> logits [B]
     """
 
-    def __init__(self, model: nn.Module, compiled: bool):
+    def __init__(self, model: nn.Module, is_compiled: bool):
         super().__init__()
         self.model = model
-        self._layer = torch.compile(_packed_layer, dynamic=True) if compiled else _packed_layer
+        self._layer = compiled(_packed_layer, dynamic=True) if is_compiled else _packed_layer
 
     def forward(
         self, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor,
@@ -395,11 +401,11 @@ def train_model(
     count = len(rows)
     flops = 3 * world.flops(ranker) * float(world.lengths[rows].sum() / world.lengths.sum())
 
-    def ours(compiled: bool) -> float:
+    def ours(is_compiled: bool) -> float:
         model = copy.deepcopy(ranker).train()
         module = RankerTraining(model, {"margin_mse": 1.0})
-        if compiled:
-            module.ranker = torch.compile(model, dynamic=True)
+        if is_compiled:
+            module.ranker = compiled(model, dynamic=True)
         engine = TorchEngine(module, train, torch.device(device))
         with tempfile.TemporaryDirectory() as scratch:
             facts = train_loop(

@@ -2,7 +2,7 @@
 """Pairs a second of teacher scoring, from Parquet to Parquet, against sentence-transformers and a
 plain loop.
 
-    .venv/bin/python -m pip install 'kdscale[export,bench]'
+    .venv/bin/python -m pip install 'kdscale[bench]'
     .venv/bin/python benchmarks/scoring.py --beir DIR -o benchmarks/results/scoring.json
 
 Every way reads passages, queries and pairs from Parquet, scores each pair with the same MiniLM
