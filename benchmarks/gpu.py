@@ -207,7 +207,7 @@ def make_ranker(shape: tuple[int, int, int, int], world: World) -> nn.Module:
 
 
 def compiled(what: Any, dynamic: bool) -> Any:
-    """torch.compile; without a GPU graphs are taken and run as they are, which needs no compiler."""
+    """torch.compile; without a GPU, graphs run as they were taken: no compiler needed."""
     backend = "inductor" if torch.cuda.is_available() else "eager"
     return torch.compile(what, dynamic=dynamic, backend=backend)
 
