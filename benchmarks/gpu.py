@@ -51,6 +51,7 @@ from kdscale.evaluation.flops import forward_flops
 from kdscale.evaluation.measures import parse_measures, per_query
 from kdscale.models.capture import encoder_layers
 from kdscale.models.encode import PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.ranker import Scorer, build_ranker, plan_batches, save_ranker
 from kdscale.progress import Reporter
 from kdscale.store import LocalWorkspace
@@ -218,6 +219,7 @@ class Buckets(nn.Module):
     def __init__(self, model: nn.Module, batch_tokens: int):
         super().__init__()
         self.model = model
+        first_token_only(model).__enter__()  # for good: what is compiled stays so
         self.config = model.config
         self._compiled = compiled(model, dynamic=False)
         self._batch_tokens = batch_tokens

@@ -14,6 +14,7 @@ apart, and is part of the total.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
 from kdscale.evaluation.latency import Request, Timings, cpu_threads, measure_latency, speedup
 from kdscale.models.encode import PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.onnx_ranker import MODEL_FILE, OnnxModel, write_int8, write_onnx
 from kdscale.models.pretrained import load_encoder, resolve_model
 from kdscale.models.ranker import build_ranker, load_ranker
@@ -130,7 +132,9 @@ def forms_of(
     """ "NAME torch" and so on, each callable as the model is."""
     made: dict[str, Any] = {f"{name} torch": model}
     if "compiled" in wanted:
-        made[f"{name} compiled"] = torch.compile(model, dynamic=True)
+        whole = copy.deepcopy(model)
+        first_token_only(whole).__enter__()  # for good: what is compiled stays so
+        made[f"{name} compiled"] = torch.compile(whole, dynamic=True)
     for form in ("onnx", "int8"):
         if form not in wanted:
             continue

@@ -86,6 +86,7 @@ def sentence_transformers(
     )
     from sentence_transformers.cross_encoder.losses import MarginMSELoss
     from torch.utils.data import BatchSampler, SequentialSampler
+    from transformers import PrinterCallback
 
     class InOrder(CrossEncoderTrainer):
         def get_batch_sampler(
@@ -103,6 +104,7 @@ def sentence_transformers(
             train_dataset=Dataset.from_dict(groups.columns()),
             loss=MarginMSELoss(model),
         )
+        trainer.remove_callback(PrinterCallback)
         return _timed(trainer.train)
 
 
@@ -233,6 +235,8 @@ def group_loss(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def _train(
     trainer: Any, settings: Any, model: nn.Module, data: Any, collate: Any, shape: Any, lr: float
 ) -> float:
+    from transformers import PrinterCallback
+
     with tempfile.TemporaryDirectory() as scratch:
         args = settings(
             **arguments(shape.steps, shape.batch_size, lr, scratch), remove_unused_columns=False
@@ -241,6 +245,7 @@ def _train(
             model=copy.deepcopy(model).train(), args=args, train_dataset=data,
             data_collator=collate,
         )  # fmt: skip
+        made.remove_callback(PrinterCallback)
         return _timed(made.train)
 
 

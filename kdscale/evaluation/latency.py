@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from kdscale.models.encode import PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.ranker import plan_batches
 from kdscale.progress import Task
 
@@ -69,17 +70,18 @@ def measure_latency(
     task: Task,
 ) -> dict[str, Timings]:
     """Time every ranker on every request, after one warm-up request each. A torch model is put on
-    the CPU and into evaluation mode; an ONNX session keeps the threads that it was made with.
+    the CPU and run as `Scorer` does; an ONNX session keeps the threads that it was made with.
 
     The rankers take turns, request by request, and each request begins with another ranker: a
     machine that slows down for a while slows them all down, and ratios stay fair.
     """
     names = list(rankers)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    with cpu_threads(threads), torch.inference_mode():
+    with cpu_threads(threads), torch.inference_mode(), ExitStack() as as_scored:
         for model, encoder in rankers.values():
             if isinstance(model, nn.Module):
                 model.to("cpu").eval()
+                as_scored.enter_context(first_token_only(model))
             _rerank(model, encoder, requests[0])
         for number, request in enumerate(requests):
             first = number % len(names)

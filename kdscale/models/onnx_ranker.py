@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.pretrained import check_max_length, read_config
 from kdscale.models.ranker import check_vocabulary, score_in_batches
 
@@ -46,7 +47,7 @@ def write_onnx(model: PreTrainedModel, encoder: PairEncoder, path: Path) -> None
     sample = encoder.collate([tuple(encoder.tokenise(["a", text])) for text in ("a", "a a a")])
     names = list(sample)
     axes = {name: {0: "batch", 1: "length"} for name in names}
-    with warnings.catch_warnings():
+    with first_token_only(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about shapes that it makes constants
         torch.onnx.export(
             _Logits(model, names),

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.pretrained import (
     check_max_length,
     check_model_dir,
@@ -115,7 +116,8 @@ class Scorer:
     @torch.inference_mode()
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[len(pairs)] float32 raw logits, in the order given."""
-        return score_in_batches(pairs, self.encoder, self.batch_tokens, self._forward)
+        with first_token_only(self.model):
+            return score_in_batches(pairs, self.encoder, self.batch_tokens, self._forward)
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
