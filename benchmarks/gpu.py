@@ -94,6 +94,7 @@ def main() -> int:
     if args.tiny:
         args.queries, args.candidates, args.max_length, args.batch_tokens = 4, 12, 48, 512
         args.peer_batch, args.steps, args.batch_size, args.runs = [8], 2, 4, min(args.runs, 2)
+        torch.set_num_threads(1)  # threads would wait for each other longer than they work
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not args.tiny:
         parser.error("there is no GPU here; --tiny runs the same ways on a CPU")
