@@ -137,7 +137,7 @@ class World:
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
         vocab = [*special, *(f"w{i}" for i in range(30_522 - len(special)))]
         tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocab)})
-        self.encoder = PairEncoder(tokenizer, max_length)
+        self.pair_encoder = PairEncoder(tokenizer, max_length)
         rng = np.random.default_rng(0)
 
         def text(words: int) -> str:
@@ -151,12 +151,12 @@ class World:
         self.texts = [
             (self.queries[i // candidates], passage) for i, passage in enumerate(self.passages)
         ]
-        self.query_ids_of = self.encoder.tokenise(self.queries)
-        self.passage_ids_of = self.encoder.tokenise(self.passages)
+        self.query_ids_of = self.pair_encoder.tokenise(self.queries)
+        self.passage_ids_of = self.pair_encoder.tokenise(self.passages)
         self.pairs = [
             (self.query_ids_of[i // candidates], ids) for i, ids in enumerate(self.passage_ids_of)
         ]
-        self.lengths = np.array([self.encoder.length(len(q), len(p)) for q, p in self.pairs])
+        self.lengths = np.array([self.pair_encoder.length(len(q), len(p)) for q, p in self.pairs])
 
     def ndcg(self, scores: np.ndarray) -> float:
         """One passage of each query, drawn, is the relevant one."""
@@ -169,12 +169,15 @@ class World:
 
     def flops(self, model: nn.Module) -> float:
         """Of one forward of all pairs, without padding."""
-        longest = self.encoder.max_length
+        longest = self.pair_encoder.max_length
         at = [longest // 4, longest // 2, longest]
         curve = np.polyfit(at, [forward_flops(model, length) for length in at], 2)
         return float(np.polyval(curve, self.lengths).sum())
 
     # What GroupSource asks of a dataset and its tokens.
+
+    def encoder(self) -> PairEncoder:
+        return self.pair_encoder
 
     def pairs_table(self) -> pa.Table:
         count = len(self.passages)
@@ -200,7 +203,7 @@ class World:
 def make_ranker(shape: tuple[int, int, int, int], world: World) -> nn.Module:
     layers, hidden, heads, intermediate = shape
     config = BertConfig(
-        vocab_size=world.encoder.vocab_size, hidden_size=hidden, num_hidden_layers=layers,
+        vocab_size=world.pair_encoder.vocab_size, hidden_size=hidden, num_hidden_layers=layers,
         num_attention_heads=heads, intermediate_size=intermediate, initializer_range=0.05,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -272,7 +275,7 @@ class Packed(nn.Module):
         batches = plan_batches(world.lengths, batch_tokens)
         logits = []
         for batch in batches:
-            made = world.encoder.collate([world.pairs[i] for i in batch])
+            made = world.pair_encoder.collate([world.pairs[i] for i in batch])
             mask = made["attention_mask"].bool()
             lengths = mask.sum(1)
             starts = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
@@ -320,7 +323,7 @@ def score_model(
     flops = world.flops(ranker)
 
     def scorer(model: nn.Module, precision: str = "fp32") -> Callable[[], np.ndarray]:
-        made = Scorer(model, world.encoder, args.batch_tokens, device, precision)
+        made = Scorer(model, world.pair_encoder, args.batch_tokens, device, precision)
         return lambda: made.score(world.pairs)
 
     def copied(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -343,7 +346,7 @@ def score_model(
         packed = Packed(copied(), False)
         exact["kdscale, packed"] = partial(packed.score, world, args.batch_tokens, device)
     with tempfile.TemporaryDirectory() as folder:
-        save_ranker(ranker, world.encoder, folder)
+        save_ranker(ranker, world.pair_encoder, folder)
         ways |= peer_ways(folder, world, args, device)
         for name, way in exact.items():
             difference = float(np.abs(way() - expected).max())
@@ -422,7 +425,7 @@ def train_model(
         return facts["seconds"]
 
     with tempfile.TemporaryDirectory() as folder:
-        save_ranker(ranker, world.encoder, folder)
+        save_ranker(ranker, world.pair_encoder, folder)
         ways: dict[str, Callable[[], float]] = {
             "kdscale": partial(ours, False),
             "kdscale, compiled": partial(ours, True),
