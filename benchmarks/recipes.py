@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our default recipe against its parts, the paper's and sentence-transformers': one student shape.
 
-    .venv/bin/python -m pip install 'sentence-transformers[train]'
+    .venv/bin/python -m pip install 'kdscale[bench]'
     .venv/bin/python benchmarks/recipes.py --beir DIR -o benchmarks/results/recipes.parquet
 
 Every variant trains the same shape on the same training groups of the same teacher's scores, in the

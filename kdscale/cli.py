@@ -13,6 +13,7 @@ from kdscale import __version__, store_commands, sweep_commands
 from kdscale.adaptation import command as adapt_command
 from kdscale.advice import command as advice_command
 from kdscale.errors import KdscaleError
+from kdscale.export import command as export_command
 from kdscale.planning import command as plan_command
 
 if TYPE_CHECKING:
@@ -103,9 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("-o", "--output", required=True, type=Path, metavar="F")
     rank.add_argument("--depth", type=int, help="rerank so many candidates a query (default: all)")
     rank.add_argument("--batch-tokens", type=int, default=8192)
+    rank.add_argument(
+        "--backend", choices=("torch", "onnx"), default="torch", help="onnx: of kdscale export"
+    )
     rank.set_defaults(run=_rank)
 
     sweep_commands.add_to(commands)
+    export_command.add_to(commands)
     store_commands.add_to(commands)
     advice_command.add_to(commands)
     plan_command.add_to(commands)
@@ -242,6 +247,7 @@ def _rank(args: argparse.Namespace) -> int:
         depth=args.depth,
         batch_tokens=args.batch_tokens,
         reporter=reporter,
+        backend=args.backend,
     )
     reporter.info(f"written to {args.output}")
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +50,16 @@ class Dataset:
         """The texts of at most `count` passages, spread evenly over the collection; only one of
         its files is held at a time."""
         return sample_column(self.path / "passages", PASSAGES, "text", count)
+
+    def text_batches(self, size: int = 10_000) -> Iterator[list[str]]:
+        """Every text of the dataset, at most `size` at a time; only one file's are held."""
+        files = chain(
+            sample_column(self.path / "passages", PASSAGES, "text", sys.maxsize),
+            (self.queries(split)["text"].to_pylist() for split in self._splits),
+        )
+        for texts in files:
+            for start in range(0, len(texts), size):
+                yield texts[start : start + size]
 
     def queries(self, split: str) -> pa.Table:
         return self._of_split("queries", split, QUERIES)

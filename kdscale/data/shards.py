@@ -78,7 +78,10 @@ def read_where(path: Path, schema: pa.Schema, column: str, wanted: Iterable[str]
         files = pads.dataset(path, format="parquet")
         for part in files.get_fragments():
             _check_schema(Path(part.path), part.physical_schema, schema)
-        return files.to_table(filter=pads.field(column).isin(sorted(wanted)))
+        values = pa.array(
+            sorted(wanted), schema.field(column).type
+        )  # else none would be of no type
+        return files.to_table(filter=pads.field(column).isin(values))
 
 
 @contextmanager

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from kdscale.models.encode import PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.ranker import plan_batches
 from kdscale.progress import Task
 
@@ -23,6 +24,7 @@ from kdscale.progress import Task
 # to keep one core busy.
 BATCH_TOKENS = 2_048
 
+Ranker = Callable[..., Any]  # a torch ranker, or what takes the same tensors by the same names
 Request = tuple[str, Sequence[str]]  # a query and the passages to rank, as texts
 
 
@@ -62,21 +64,25 @@ def speedup(slow: np.ndarray, fast: np.ndarray) -> float:
 
 
 def measure_latency(
-    rankers: Mapping[str, tuple[PreTrainedModel, PairEncoder]],
+    rankers: Mapping[str, tuple[Ranker, PairEncoder]],
     requests: Sequence[Request],
     threads: int,
     task: Task,
 ) -> dict[str, Timings]:
-    """Time every ranker on every request, after one warm-up request each.
+    """Time every ranker on every request, after one warm-up request each. A torch model is put on
+    the CPU and run as `Scorer` does; an ONNX session keeps the threads that it was made with.
 
     The rankers take turns, request by request, and each request begins with another ranker: a
     machine that slows down for a while slows them all down, and ratios stay fair.
     """
     names = list(rankers)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    with cpu_threads(threads), torch.inference_mode():
+    with cpu_threads(threads), torch.inference_mode(), ExitStack() as as_scored:
         for model, encoder in rankers.values():
-            _rerank(model.to("cpu").eval(), encoder, requests[0])
+            if isinstance(model, nn.Module):
+                model.to("cpu").eval()
+                as_scored.enter_context(first_token_only(model))
+            _rerank(model, encoder, requests[0])
         for number, request in enumerate(requests):
             first = number % len(names)
             for name in names[first:] + names[:first]:
@@ -85,7 +91,7 @@ def measure_latency(
     return {name: Timings(*(1e3 * np.array(seconds[name]).T)) for name in names}
 
 
-def _rerank(model: PreTrainedModel, encoder: PairEncoder, request: Request) -> tuple[float, float]:
+def _rerank(model: Ranker, encoder: PairEncoder, request: Request) -> tuple[float, float]:
     """Seconds to tokenise and to run the model, for one request."""
     query, passages = request
     began = time.perf_counter()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from kdscale.models.encode import Pair
-from kdscale.models.ranker import Scorer
+from kdscale.models.ranker import PairScorer
 from kdscale.progress import Task
 
 # Pairs scored together: enough to find pairs of like length, few enough to show progress.
@@ -17,7 +17,7 @@ Query = tuple[str, Sequence[str], Sequence[Pair]]  # qid, pids, the pairs of tok
 Scored = tuple[str, list[tuple[str, float]]]  # qid, (pid, score) in the order given
 
 
-def score_queries(scorer: Scorer, queries: Iterable[Query]) -> Iterator[Scored]:
+def score_queries(scorer: PairScorer, queries: Iterable[Query]) -> Iterator[Scored]:
     """The passages of each query with their scores: raw logits.
 
     Queries are taken as they come; more are never held than make CHUNK_PAIRS pairs.
@@ -33,7 +33,7 @@ def score_queries(scorer: Scorer, queries: Iterable[Query]) -> Iterator[Scored]:
     yield from _score_chunk(scorer, chunk)
 
 
-def _score_chunk(scorer: Scorer, chunk: list[Query]) -> Iterator[Scored]:
+def _score_chunk(scorer: PairScorer, chunk: list[Query]) -> Iterator[Scored]:
     scores = iter(scorer.score([pair for _, _, pairs in chunk for pair in pairs]).tolist())
     for qid, pids, _ in chunk:
         yield qid, [(pid, next(scores)) for pid in pids]

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from kdscale.errors import KdscaleError
 from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.texts import Texts, read_passages, read_queries
 from kdscale.models.encode import PairEncoder
-from kdscale.models.pretrained import load_tokenizer, max_positions, resolve_model
-from kdscale.models.ranker import Scorer, load_ranker
+from kdscale.models.onnx_ranker import OnnxScorer
+from kdscale.models.pretrained import load_tokenizer, max_positions, read_config, resolve_model
+from kdscale.models.ranker import PairScorer, Scorer, load_ranker
 from kdscale.progress import Reporter
 
 TOKENISE_BATCH = 512  # texts
+Backend = Literal["torch", "onnx"]
 TokenIds = dict[str, np.ndarray]  # id -> [tokens] int32
 
 
@@ -34,18 +37,20 @@ def rerank(
     depth: int | None,
     batch_tokens: int,
     reporter: Reporter,
+    backend: Backend = "torch",
 ) -> int:
     """Write the run's candidates in the order of the model's raw logits; how many there are.
 
     model: a ranker's directory, or a hub id; depth: candidates a query that are kept (the rest
-    is left out), None for all. The run is read query by query, twice, so that of the passages
-    only those that it names are held, as token ids. `output` appears when it is complete.
+    is left out), None for all; backend "onnx" runs the model.onnx of the directory. The run is
+    read query by query, twice, so that of the passages only those that it names are held, as
+    token ids. `output` appears when it is complete.
 
     Raises KdscaleError for a file that is absent or malformed, and for an id of the run that
     the queries or passages lack, naming the line.
     """
     _check(run, output, depth, batch_tokens)
-    scorer = _load(model, batch_tokens)
+    scorer = _load(model, batch_tokens, backend)
     wanted_queries, wanted_passages, pairs = _wanted(run, depth, reporter)
     tokenise = scorer.encoder.tokenise
     query_ids = _token_ids(read_queries(queries), wanted_queries, "queries", tokenise, reporter)
@@ -83,12 +88,15 @@ def _check(run: Path, output: Path, depth: int | None, batch_tokens: int) -> Non
         raise KdscaleError(f"output: {output} is the run itself; write to another file")
 
 
-def _load(model: str, batch_tokens: int) -> Scorer:
+def _load(model: str, batch_tokens: int, backend: Backend) -> PairScorer:
     """With the longest input that tokenizer and model both allow."""
     path = resolve_model(str(model))
-    ranker, tokenizer = load_ranker(path), load_tokenizer(path)
-    max_length = min(tokenizer.model_max_length, max_positions(ranker.config))
-    return Scorer(ranker, PairEncoder(tokenizer, max_length), batch_tokens, scoring_device())
+    tokenizer = load_tokenizer(path)
+    max_length = min(tokenizer.model_max_length, max_positions(read_config(path)))
+    encoder = PairEncoder(tokenizer, max_length)
+    if backend == "onnx":
+        return OnnxScorer(path, encoder, batch_tokens)
+    return Scorer(load_ranker(path), encoder, batch_tokens, scoring_device())
 
 
 def _groups(run: Path, depth: int | None) -> Iterator[tuple[str, list[str]]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
+from kdscale.models.first_token import first_token_only
 from kdscale.models.pretrained import (
     check_max_length,
     check_model_dir,
@@ -79,6 +80,16 @@ def load_ranker(path: str | Path) -> PreTrainedModel:
     return model.eval()
 
 
+class PairScorer(Protocol):
+    """What ranks: `Scorer` with torch, `OnnxScorer` (`kdscale.models.onnx_ranker`) without."""
+
+    encoder: PairEncoder
+
+    def score(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """[len(pairs)] float32 raw logits, in the order given."""
+        ...
+
+
 class Scorer:
     """Scores pairs with a ranker, in batches of like length.
 
@@ -95,11 +106,7 @@ class Scorer:
         precision: Literal["fp32", "bf16"] = "fp32",
     ):
         check_max_length(model.config, encoder.max_length)
-        if encoder.vocab_size > model.config.vocab_size:
-            raise KdscaleError(
-                f"the tokenizer has {encoder.vocab_size} tokens, the model only "
-                f"{model.config.vocab_size}; give the model its own tokenizer files"
-            )
+        check_vocabulary(model.config, encoder)
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.encoder = encoder
@@ -109,21 +116,41 @@ class Scorer:
     @torch.inference_mode()
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[len(pairs)] float32 raw logits, in the order given."""
-        lengths = np.array([self.encoder.length(len(q), len(p)) for q, p in pairs], dtype=np.int64)
-        batches = plan_batches(lengths, self.batch_tokens)
-        logits = []
-        for batch in batches:
-            inputs = self.encoder.collate([pairs[i] for i in batch])
-            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-            ):
-                output = self.model(**inputs).logits
-            logits.append(output[:, 0].float())  # stays on the device: one wait at the end
-        scores = np.empty(len(pairs), dtype=np.float32)
-        if batches:
-            scores[np.concatenate(batches)] = torch.cat(logits).cpu().numpy()
-        return scores
+        with first_token_only(self.model):
+            return score_in_batches(pairs, self.encoder, self.batch_tokens, self._forward)
+
+    def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            output = self.model(**inputs).logits
+        return output[:, 0].float()  # stays on the device: one wait at the end
+
+
+def check_vocabulary(config: PreTrainedConfig, encoder: PairEncoder) -> None:
+    """Raise KdscaleError for a tokenizer with more tokens than the model."""
+    if encoder.vocab_size > config.vocab_size:
+        raise KdscaleError(
+            f"the tokenizer has {encoder.vocab_size} tokens, the model only "
+            f"{config.vocab_size}; give the model its own tokenizer files"
+        )
+
+
+def score_in_batches(
+    pairs: Sequence[Pair],
+    encoder: PairEncoder,
+    batch_tokens: int,
+    forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+) -> np.ndarray:
+    """[len(pairs)] float32, in the order given. forward: a collated batch to its [B] logits."""
+    lengths = np.array([encoder.length(len(q), len(p)) for q, p in pairs], dtype=np.int64)
+    batches = plan_batches(lengths, batch_tokens)
+    logits = [forward(encoder.collate([pairs[i] for i in batch])) for batch in batches]
+    scores = np.empty(len(pairs), dtype=np.float32)
+    if batches:
+        scores[np.concatenate(batches)] = torch.cat(logits).cpu().numpy()
+    return scores
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:

@@ -74,17 +74,21 @@ class SmallWorld:
             self.inputs[role] = self.commit(kind, role.replace(":", "-"), write)
 
     def commit(self, kind: str, key: str, write: Callable[[Path], object], **manifest) -> Artifact:
-        """Write an artifact and commit it; `manifest`: config, facts, created."""
+        """Write an artifact and commit it; `manifest`: config, facts, created, inputs."""
         with self.store.staging(kind, key) as out:
             write(out)
-            given = {"config": {}, "facts": {}, "created": "2024-01-01T00:00:00+00:00", **manifest}
+            given = {
+                "config": {},
+                "facts": {},
+                "inputs": {},
+                "created": "2024-01-01T00:00:00+00:00",
+                **manifest,
+            }
             self.store.commit(
                 out,
                 kind,
                 key,
-                build_manifest(
-                    kind=kind, stage=kind, inputs={}, files=list_files(out), version="0", **given
-                ),
+                build_manifest(kind=kind, stage=kind, files=list_files(out), version="0", **given),
             )
         return self.store.find(kind, key)
 

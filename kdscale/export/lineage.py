@@ -1,0 +1,115 @@
+"""Where a student is, and the data by which its export is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdscale.errors import KdscaleError
+from kdscale.models.pretrained import check_model_dir
+from kdscale.paths import user_path
+from kdscale.store import Artifact, Store, open_store, split_artifact
+from kdscale.store.artifact import parse_manifest
+from kdscale.store.filelist import MANIFEST
+
+DATASETS, SCORES = "datasets", "scores"
+
+
+@dataclass(frozen=True)
+class Student:
+    """name: as it was given; manifest and store: None where it is no artifact, or not in a
+    store."""
+
+    name: str
+    path: Path
+    manifest: dict[str, Any] | None
+    store: Store | None
+
+
+def find_student(uri: str) -> Student:
+    """A ranker's folder, one below a store, or s3://.../students/KEY.
+
+    Raises KdscaleError where there is no model.
+    """
+    if "://" in uri:
+        store, kind, key = split_artifact(uri)
+        store.preflight(writing=False)
+        artifact = store.find(kind, key)
+        if artifact is None:
+            raise KdscaleError(
+                f"there is no {kind}/{key} in {store.uri}; see: kdscale artifacts {store.uri}"
+            )
+        return Student(uri, artifact.path, artifact.manifest, store)
+    directory = user_path(uri, "student")
+    check_model_dir(directory)
+    path = directory / MANIFEST
+    if not path.is_file():
+        return Student(uri, directory, None, None)
+    manifest = parse_manifest(path.read_bytes(), str(path))
+    store, kind, key = split_artifact(uri)
+    artifact = store.find(kind, key) if kind == manifest["kind"] else None
+    return Student(uri, artifact.path if artifact else directory, manifest, artifact and store)
+
+
+def find_dataset(student: Student, data: str | None) -> tuple[Artifact, Store]:
+    """What the student was trained on, or what `data` names: STORE/datasets/KEY, or a store.
+
+    Raises KdscaleError where it is not to be found, or cannot be told from others.
+    """
+    made_from = student.manifest["inputs"].get("dataset") if student.manifest else None
+    if data is None:
+        if student.store is None or made_from is None:
+            raise KdscaleError(
+                f"{student.name} is not in a store that has its dataset; give --data STORE or "
+                "--data STORE/datasets/KEY"
+            )
+        store = student.store
+    else:
+        named = data.rstrip("/").split("/")
+        if len(named) > 2 and named[-2] == DATASETS:
+            store, kind, key = split_artifact(data)
+            return _existing(store, kind, key), store
+        store = open_store(data)
+        store.preflight(writing=False)
+    if made_from is not None:
+        kind, _, key = made_from["name"].partition("/")
+        artifact = store.find(kind, key)
+        if artifact is not None and artifact.digest == made_from["digest"]:
+            return artifact, store
+    there = store.list(DATASETS)
+    if data is not None and len(there) == 1:
+        return there[0], store
+    names = ", ".join(a.name for a in there) or "none"
+    raise KdscaleError(
+        f"{store.uri} lacks the dataset of {student.name}; it has {names}; give --data "
+        "STORE/datasets/KEY"
+    )
+
+
+def find_scores(student: Student, dataset: Artifact, store: Store) -> Artifact:
+    """A teacher's scores of the dataset's pairs: those that the student learned from, or the
+    newest. Raises KdscaleError where there are none."""
+    there = store.list(SCORES)
+    made_from = student.manifest["inputs"] if student.manifest else {}
+    if made_from.get("dataset", {}).get("digest") == dataset.digest and "scores" in made_from:
+        for artifact in there:
+            if artifact.digest == made_from["scores"]["digest"]:
+                return artifact
+    for artifact in there:
+        if artifact.manifest["inputs"].get("dataset", {}).get("digest") == dataset.digest:
+            return artifact
+    raise KdscaleError(
+        f"{store.uri} has no teacher's scores of {dataset.name}, from which a pruned student "
+        "recovers; give --data of a store that has, or run kdscale score"
+    )
+
+
+def _existing(store: Store, kind: str, key: str) -> Artifact:
+    store.preflight(writing=False)
+    artifact = store.find(kind, key)
+    if artifact is None:
+        raise KdscaleError(
+            f"--data: there is no {kind}/{key} in {store.uri}; see: kdscale artifacts {store.uri}"
+        )
+    return artifact
