@@ -1,7 +1,6 @@
 """`kdscale advise`: tables made by hand, with answers that are known."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from kdscale.config import STRATEGIES
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.trials import TRIALS, read_trials, trial_rows, write_trials
 from kdscale.store import open_store
-from kdscale.store.artifact import build_manifest
+from kdscale.store.artifact import build_manifest, list_files
+from kdscale.sweep.record import Record
 
 QUERIES = 400
 DAY, HOUR = 86_400.0, 3_600.0
@@ -297,15 +297,37 @@ def write(path, tables=WHOLE):
     return path
 
 
+def commit_sweep(store, key, created, tables=WHOLE):
+    with store.staging("sweeps", key) as out:
+        write(out / "results.parquet", tables)
+        manifest = build_manifest(
+            kind="sweeps", stage="sweep", config={}, inputs={}, files=list_files(out), facts={},
+            created=created, version="0",
+        )  # fmt: skip
+        store.commit(out, "sweeps", key, manifest)
+
+
 def test_the_newest_sweep_of_a_store(tmp_path, capsys):
-    old = write(tmp_path / "store/sweeps/old-1/results.parquet", [teacher(), SMALL])
-    write(tmp_path / "store/sweeps/new-2/results.parquet")
-    os.utime(old, (1, 1))
+    store = open_store(str(tmp_path / "store"))
+    commit_sweep(store, "new-2", "2026-02-01T00:00:00+00:00")
+    commit_sweep(store, "old-1", "2026-01-01T00:00:00+00:00", [teacher(), SMALL])
     told = ["--latency-ms", "30", "--train-hours", "2", "--update-every", "7d"]
     assert main(["advise", str(tmp_path / "store"), *told]) == 0
     shown = capsys.readouterr().out
-    assert "Take lm_distill_ranker_distill/4l-312" in shown and "new-2/results.parquet" in shown
+    assert "Take lm_distill_ranker_distill/4l-312" in shown and "sweeps/new-2" in shown
     assert "4 settings, 10 rows" in shown
+
+
+def test_a_sweep_at_work_comes_before_an_older_one_that_has_ended(tmp_path, capsys):
+    store = open_store(str(tmp_path / "store"))
+    commit_sweep(store, "old-1", "2026-01-01T00:00:00+00:00", [teacher(), SMALL])
+    record = Record(store, "at-work")
+    record.begin({})
+    record.put_table(list(WHOLE), ABOUT)
+    assert source.newest_sweep(store)[2].endswith("sweeps/at-work")
+    nothing_yet = Record(store, "just-begun")
+    nothing_yet.begin({})
+    assert source.newest_sweep(store)[2].endswith("sweeps/at-work")
 
 
 def test_json(tmp_path, capsys):
@@ -359,10 +381,11 @@ def test_a_sweep_in_a_bucket(tmp_path, s3_server, capsys):
     uri = f"s3://{s3_server.bucket}/advise"
     with pytest.raises(KdscaleError, match="no sweep in"):
         source.load(uri)
-    data = write(tmp_path / "t.parquet").read_bytes()
-    Bucket(uri).put_new("sweeps/k/results.parquet", data)
-    for there in (uri, f"{uri}/sweeps/k/results.parquet"):
-        assert main(["advise", there, "--max-drop", "0.05"]) == 0
-        assert "Take lm_distill_ranker_distill/4l-312" in capsys.readouterr().out
+    commit_sweep(open_store(uri), "k", "2026-01-01T00:00:00+00:00")
+    assert main(["advise", uri, "--max-drop", "0.05"]) == 0
+    assert "Take lm_distill_ranker_distill/4l-312" in capsys.readouterr().out
+    Bucket(uri).put_new("tables/t.parquet", write(tmp_path / "t.parquet").read_bytes())
+    assert main(["advise", f"{uri}/tables/t.parquet", "--max-drop", "0.05"]) == 0
+    assert "Take lm_distill_ranker_distill/4l-312" in capsys.readouterr().out
     with pytest.raises(KdscaleError, match="there is no"):
         source.load(f"{uri}/none.parquet")

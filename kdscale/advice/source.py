@@ -12,9 +12,8 @@ from kdscale.advice.candidates import Shared
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.trials import read_trials
 from kdscale.paths import user_path
-from kdscale.store import LocalStore, Store, open_store
-
-SWEEPS, RESULTS = "sweeps", "results.parquet"  # STORE/sweeps/KEY/results.parquet
+from kdscale.store import Store, open_store
+from kdscale.sweep.record import KIND, Record
 
 
 def load(uri: str) -> tuple[pa.Table, dict[str, Any], str, Store | None]:
@@ -37,23 +36,21 @@ def load(uri: str) -> tuple[pa.Table, dict[str, Any], str, Store | None]:
 
 
 def newest_sweep(store: Store) -> tuple[pa.Table, dict[str, Any], str]:
-    """The table that was written last, of a sweep that has ended or is running."""
-    if isinstance(store, LocalStore):
-        found = list((store.root / SWEEPS).glob(f"*/{RESULTS}"))
-        if found:
-            path = max(found, key=lambda p: p.stat().st_mtime)
-            return (*read_trials(path), str(path))
-    else:
-        from kdscale.store.s3 import Bucket
-
-        objects = Bucket(store.uri).objects(f"{SWEEPS}/")
-        tables = [o for o in objects if o.key.endswith(f"/{RESULTS}")]
-        if tables:
-            newest = max(tables, key=lambda o: o.modified)
-            return _from_bucket(store.uri, newest.key, f"{store.uri}/{newest.key}")
+    """The table of the sweep that was begun last, of those at work, or else of the one that ended
+    last."""
+    ended = next(iter(store.list(KIND)), None)
+    begun = [Record(store, key) for key in store.unfinished(KIND)]
+    at_work = [(r.begun()["created"], r) for r in begun if r.begun() is not None]
+    records = [r for created, r in sorted(at_work, key=lambda w: w[0], reverse=True)
+               if ended is None or created > ended.manifest["created"]]  # fmt: skip
+    if ended is not None:
+        records.append(Record(store, ended.key))
+    for record in records:
+        found = record.read()
+        if found is not None:
+            return *found, record.uri
     raise KdscaleError(
-        f"no sweep in {store.uri} (looked for {SWEEPS}/*/{RESULTS}); run kdscale sweep, or give a "
-        "table of trials"
+        f"no sweep in {store.uri} has trials yet; run kdscale sweep, or give a table of trials"
     )
 
 

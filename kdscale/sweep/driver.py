@@ -13,7 +13,7 @@ from kdscale.store import Artifact, open_store
 from kdscale.sweep.begin import begin
 from kdscale.sweep.board import Board
 from kdscale.sweep.rates import check_hours, expected_seconds, rates_of_store
-from kdscale.sweep.record import Record, sweep_key
+from kdscale.sweep.record import PAGE, Record, sweep_key
 from kdscale.sweep.resources import Room, find_room
 from kdscale.sweep.session import Session
 from kdscale.sweep.shared import (
@@ -180,6 +180,7 @@ def _finish(
             inputs[f"trial:{result.id}"] = result.student
     state = session.state()
     facts = {name: state[name] for name in ("counts", "shared", "spent_s")}
-    record.commit(identity, inputs, session.tables(), state, facts)
+    artifact = record.commit(identity, inputs, session.tables(), state, facts)
     reporter.info(f"written to {record.uri}")
+    reporter.info(f"page: {artifact.path / PAGE}")
     return record

@@ -33,7 +33,7 @@ from kdscale.store import Artifact, DamagedError, Store
 from kdscale.store.artifact import build_manifest, list_files, sha256_json
 
 KIND = "sweeps"
-TABLE, STATE = "results.parquet", "sweep.json"
+TABLE, STATE, PAGE = "results.parquet", "sweep.json", "index.html"
 BEGUN, BASE = "sweep", "base"
 ENDED = ("finished", "stopped", "failed")
 
@@ -167,9 +167,12 @@ class Record:
         told: dict[str, Any],
         facts: dict[str, Any],
     ) -> Artifact:
-        """The artifact; the pieces are removed."""
+        """The artifact, with its page; the pieces are removed."""
+        from kdscale.report.sweep_page import render_sweep
+
         with self.store.staging(KIND, self.key) as out:
             _write(out, tables, told)
+            (out / PAGE).write_text(render_sweep(*read_trials(out / TABLE)), encoding="utf-8")
             manifest = build_manifest(
                 kind=KIND,
                 stage="sweep",
