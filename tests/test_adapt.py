@@ -21,7 +21,7 @@ from kdscale.store import open_store
 from kdscale.store.artifact import build_manifest
 
 GOOD = KEYS[0]  # a word of every relevant passage, and of few others
-PASSAGES, OLD_QUERIES, NEW_QUERIES = 240, 100, 90
+PASSAGES, OLD_QUERIES, NEW_QUERIES = 240, 110, 90
 HARD = ["--set", "ranker.train.max_steps=80", "--set", "ranker.train.lr=0.01"]
 
 
@@ -54,13 +54,20 @@ def make_world(root):
     texts, relevant = ask("q", OLD_QUERIES)
     jsonl(beir / "queries.jsonl", texts)
     qids = list(texts)
-    for split, part in (("train", qids[:50]), ("dev", qids[50:90]), ("test", qids[90:])):
+    for split, part in (("train", qids[:60]), ("dev", qids[60:100]), ("test", qids[100:])):
         qrels(beir / "qrels" / f"{split}.tsv", {qid: relevant[qid] for qid in part})
     texts, relevant = ask("n", NEW_QUERIES)
     jsonl(root / "new.jsonl", texts)
     qrels(root / "new.qrels", relevant)
-    bad = [i for i in range(PASSAGES) if i % 5]
-    qrels(root / "shuffled.qrels", {q: f"p{rng.choice(bad):03d}" for q in texts})
+    shuffled = {qid: f"p{rng.integers(PASSAGES):03d}" for qid in texts}
+    qrels(root / "shuffled.qrels", shuffled)
+    with (root / "shuffled.trec").open("w") as run:  # the labelled ones among others
+        for qid, pid in shuffled.items():
+            others = [f"p{i:03d}" for i in rng.choice(PASSAGES, 10, replace=False)]
+            ranking = list(dict.fromkeys([pid, *others]))
+            rng.shuffle(ranking)
+            for rank, found in enumerate(ranking[:10], 1):
+                run.write(f"{qid} Q0 {found} {rank} {-rank} x\n")
     teacher = {"max_steps": 120, "batch_size": 8, "lr": 3e-3, "log_every": 20}
     student = {"max_steps": 1, "batch_size": 8, "lr": 1e-5, "log_every": 1}
     return make_config(
@@ -116,7 +123,7 @@ def test_an_update_that_is_better_is_taken(world, tmp_path, capsys):
             for role, entry in updated.manifest["inputs"].items()}  # fmt: skip
     dataset = Dataset(made["dataset"].path)
     ids = {s: set(dataset.queries(s)["qid"].to_pylist()) for s in dataset.splits()}
-    assert ids[OLD] == {f"q{i:03d}" for i in range(50, 90)}
+    assert ids[OLD] == {f"q{i:03d}" for i in range(60, 100)}
     assert not ids["train"] & (ids["dev"] | ids[NEW] | ids[OLD])
     new = {qid for qid in ids["train"] if qid.startswith("n")}
     assert len(new) == len(ids["train"]) - len(new)  # half is replayed
@@ -136,15 +143,12 @@ def test_an_update_that_is_better_is_taken(world, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_update_from_shuffled_labels_is_not_taken(world, tmp_path, capsys):
+def test_an_update_from_shuffled_labels_is_not_taken(world, capsys):
     """With candidates of the user's own."""
     old = student_of(world, "finetune")
     store = open_store(str(world.parent / "store"))
     there = {a.name for a in store.list("students")}
-    run = tmp_path / "run.trec"
-    brought = [f"p{i:03d}" for i in range(10)]
-    run.write_text("".join(f"n{j:03d} Q0 {pid} {i} {-i} x\n" for j in range(NEW_QUERIES)
-                           for i, pid in enumerate(brought, 1)))  # fmt: skip
+    run = world.parent / "shuffled.trec"
     given = ["--candidates", str(run), "--margin", "0.1", *HARD]
     assert adapt(world, old.key, "shuffled.qrels", *given) == 3
     shown = capsys.readouterr().out
@@ -152,7 +156,10 @@ def test_an_update_from_shuffled_labels_is_not_taken(world, tmp_path, capsys):
     assert f"kept: {old.uri} stays as it is" in shown
     assert {a.name for a in store.list("students")} == there
     dataset = Dataset(store.list("datasets")[0].path)
-    assert set(dataset.candidates(NEW)["pid"].to_pylist()) == set(brought)
+    brought = {tuple(line.split()[0:3:2]) for line in run.read_text().splitlines()}
+    found = dataset.candidates(NEW)
+    pairs = set(zip(found["qid"].to_pylist(), found["pid"].to_pylist(), strict=True))
+    assert len(pairs) == 180 and pairs <= brought
 
 
 @pytest.mark.slow
