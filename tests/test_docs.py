@@ -12,9 +12,9 @@ from kdscale.configload import load_config
 from kdscale.sweep.spec import load_sweep
 
 ROOT = Path(__file__).parent.parent
-TEXT, CLUSTER, SWEEPS, EXPORT = (
+TEXT, CLUSTER, SWEEPS, EXPORT, ADVICE = (
     (ROOT / "docs" / name).read_text(encoding="utf-8")
-    for name in ("your-own-corpus.md", "cluster.md", "sweeps.md", "export.md")
+    for name in ("your-own-corpus.md", "cluster.md", "sweeps.md", "export.md", "advice.md")
 )
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
 
@@ -27,7 +27,7 @@ def commands(text, program="kdscale"):
     ]
 
 
-COMMANDS = commands(TEXT) + commands(CLUSTER) + commands(SWEEPS) + commands(EXPORT)
+COMMANDS = [c for text in (TEXT, CLUSTER, SWEEPS, EXPORT, ADVICE) for c in commands(text)]
 
 
 def test_the_config_is_complete(tmp_path):
