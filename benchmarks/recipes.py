@@ -47,18 +47,25 @@ STRATEGY = "lm_distill_ranker_distill"
 SHAPE = Shape("2l-192", 2, 192, 6, 768)
 # The same sizes; as many heads as the teacher, since the paper's attention terms ask for it.
 PAPER_SHAPE = Shape("2l-192-h12", 2, 192, 12, 768)
+WITHOUT = ["ranker.intermediate_losses={}"]
+# fmt: off
 VARIANTS: dict[str, list[str]] = {
     "default": [],
-    "listwise_kl alone": ["ranker.soft_losses={listwise_kl: 1}"],
-    "labels alone": ["ranker.soft_losses={lce: 1}"],
+    "no labels": ["ranker.soft_losses={listwise_kl: 1}"],
     "+ margin_mse": ["ranker.soft_losses={listwise_kl: 1, lce: 1, margin_mse: 1}"],
-    "pointwise_mse": ["ranker.soft_losses={pointwise_mse: 1}"],
     "temperature 2": ["ranker.temperature=2"],
-    "lr 3e-4": ["ranker.train.lr=3.0e-4"],
-    "lr 1e-3": ["ranker.train.lr=1.0e-3"],
-    "+ qkv of the ranker": ["ranker.intermediate_losses={qkv: 1}"],
-    "+ hidden of the ranker": ["ranker.intermediate_losses={hidden: 1}"],
     "2 epochs": ["ranker.train.epochs=2"],
+    "hidden for qkv": ["ranker.intermediate_losses={hidden: 1}"],
+    "no qkv": [*WITHOUT],
+    "no qkv, lr 3e-4": [*WITHOUT, "ranker.train.lr=3.0e-4"],
+    "no qkv, no labels": [*WITHOUT, "ranker.soft_losses={listwise_kl: 1}"],
+    "no qkv, no labels, lr 3e-4": [
+        *WITHOUT, "ranker.soft_losses={listwise_kl: 1}", "ranker.train.lr=3.0e-4",
+    ],
+    "no qkv, no labels, lr 3e-4, 2 epochs": [
+        *WITHOUT, "ranker.soft_losses={listwise_kl: 1}", "ranker.train.lr=3.0e-4",
+        "ranker.train.epochs=2",
+    ],
     "lm: half the tokens": ["lm.train.max_steps=200"],
     "lm: none, SVD start": ["lm.train.max_steps=1"],
     "lm: random start": ["lm.init=random"],
@@ -72,6 +79,7 @@ VARIANTS: dict[str, list[str]] = {
         "ranker.intermediate_losses={hidden: 1, embedding: 1, attention: 1}",
     ],
 }
+# fmt: on
 PEER = "sentence-transformers"
 
 
