@@ -86,7 +86,7 @@ def read_trials(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise KdscaleError(f"no file {path}; give a Parquet file of trials")
     table = read_table(path, TRIALS)
     try:
-        about = json.loads((pq.read_schema(path).metadata or {})[ABOUT])
+        about = json.loads((table.schema.metadata or {})[ABOUT])
     except (KeyError, ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):

@@ -54,7 +54,11 @@ def test_a_result_is_there_from_when_it_was_put_and_stays(record):
 
 
 def test_the_table_is_replaced_as_a_whole_and_becomes_the_artifact(record):
-    told = {"metric": "nDCG@10", "trials": []}
+    told = {
+        "name": "tiny", "metric": "nDCG@10", "created": "2026-01-01T00:00:00+00:00", "trials": [],
+        "counts": {"trials": 1, "finished": 0, "stopped": 0, "failed": 0}, "shared": {},
+        "left_out": "",
+    }  # fmt: skip
     for number in (1, 2):
         record.put_table([rows()] * number, {**told, "number": number})
         table, about = record.read()
@@ -68,6 +72,7 @@ def test_the_table_is_replaced_as_a_whole_and_becomes_the_artifact(record):
     assert artifact.manifest["inputs"] == {"trial:0001": student}
     assert read_trials(artifact.path / "results.parquet")[0].num_rows == 1
     assert json.loads((artifact.path / "sweep.json").read_text()) == told
+    assert "No student has been finished" in (artifact.path / "index.html").read_text()
     assert record.begun() is None and record.read()[0].num_rows == 1
     assert [a.name for a in record.store.list("sweeps")] == [f"sweeps/{record.key}"]
 
