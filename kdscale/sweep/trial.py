@@ -133,6 +133,7 @@ def _measure(work: Work, config: Config, student: Artifact) -> tuple[dict[str, A
         num_gpus=cluster.gpus_per_worker,
         label_selector=cluster.worker_labels or None,
         max_retries=3,
+        scheduling_strategy="DEFAULT",  # outside of the trial's own placement group
     )(_measure_there)
     return ray.get(task.remote(threads_of(cluster.cpus_per_worker), asked)), size
 

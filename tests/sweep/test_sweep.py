@@ -125,7 +125,7 @@ def test_a_driver_that_was_killed_is_gone_on_with(finished, tmp_path, capsys):
         assert f"trial {trial}" not in shown  # none runs twice
     about = read_trials(record.artifact().path / "results.parquet")[1]
     assert about["counts"]["finished"] == 3
-    assert about["shared"]["pairs_scored"] == {"made": 0, "found": 300}
+    assert about["shared"]["pairs_scored"]["made"] == 0
     assert len({t["student"]["digest"] for t in about["trials"]}) == 3
 
 
