@@ -20,30 +20,30 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from grid import MEASURES, Cell, Grid, machine, rows_of
 from rich.console import Console
 from rich.table import Table
+from training_peers import Groups, sentence_transformers, texts_of
 
 from kdscale.config import Config, Shape
 from kdscale.configload import load_config
 from kdscale.data.batches import BatchOrder
-from kdscale.data.groups import GroupSource
+from kdscale.data.groups import GroupSource, align_scores
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards
-from kdscale.evaluation.significance import compare, holm
+from kdscale.evaluation.trial_groups import Group, against, group_trials, students
 from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
 from kdscale.training.loop import total_steps
 
 HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
-STRATEGY = "lm_distill_ranker_distill"
+STRATEGY, LABELS = "lm_distill_ranker_distill", "lm_distill_finetune"
 SHAPE = Shape("2l-192", 2, 192, 6, 768)
 # The same sizes; as many heads as the teacher, since the paper's attention terms ask for it.
 PAPER_SHAPE = Shape("2l-192-h12", 2, 192, 12, 768)
@@ -51,6 +51,7 @@ WITHOUT = ["ranker.intermediate_losses={}"]
 # fmt: off
 VARIANTS: dict[str, list[str]] = {
     "default": [],
+    "labels alone": [],
     "no labels": ["ranker.soft_losses={listwise_kl: 1}"],
     "+ margin_mse": ["ranker.soft_losses={listwise_kl: 1, lce: 1, margin_mse: 1}"],
     "temperature 2": ["ranker.temperature=2"],
@@ -108,21 +109,20 @@ def main() -> int:
 
     reporter = Reporter()
     grid = Grid(config([]), args.split, reporter)
-    tables, found = [], {}
-    for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"])):
-        found[name] = [grid.measure(name, artifact)]
-        tables.append(rows_of(None, name, artifact, found[name][0]))
+    tables = [
+        rows_of(None, name, artifact, grid.measure(name, artifact))
+        for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"]))
+    ]
     for seed in args.seeds:
         for name in args.variants:
             if name == PEER:
                 continue
             shape = PAPER_SHAPE if name == "paper" else SHAPE
-            cell = Cell(config(VARIANTS[name]), STRATEGY, shape, args.budget, seed, name)
+            strategy = LABELS if name == "labels alone" else STRATEGY
+            cell = Cell(config(VARIANTS[name]), strategy, shape, args.budget, seed, name)
             reporter.info(f"{name}, seed {seed}")
             artifact = grid.train(cell)
-            values = grid.measure(name, artifact)
-            found.setdefault(name, []).append(values)
-            tables.append(rows_of(cell, name, artifact, values))
+            tables.append(rows_of(cell, name, artifact, grid.measure(name, artifact)))
         if PEER in args.variants:
             for lr in args.peer_lr:
                 name = f"{PEER}, lr {lr:g}"
@@ -131,7 +131,6 @@ def main() -> int:
                 key = f"peer-{grid.language_model(cell).digest[:16]}-{lr:g}-{args.budget:g}-{seed}"
                 values = grid.remember(key, lambda: train_peer(grid, cell, lr))  # noqa: B023
                 facts = {n: values.pop(n).item() for n in ("pairs_seen", "seconds")}
-                found.setdefault(name, []).append(values)
                 peer = SimpleNamespace(facts=facts, name=None, digest=None)
                 tables.append(rows_of(cell, name, peer, values))
     if args.output:
@@ -140,120 +139,57 @@ def main() -> int:
             depth=grid.base.evaluate.depth, train_queries=grid.train_queries,
             queries=len(grid.collection.qrels), variants=VARIANTS, overrides=args.set,
         )  # fmt: skip
-    show(found)
+    show(group_trials(pa.concat_tables(tables)), grid.base.evaluate.margin)
     if args.output:
         print(f"written to {args.output}")
     return 0
 
 
 def train_peer(grid: Grid, cell: Cell, lr: float) -> dict[str, np.ndarray]:
-    """CrossEncoderTrainer on the groups that our loop reads, in its order.
+    """CrossEncoderTrainer on the groups that our loop reads, in its order, from the very language
+    model that our student starts from.
 
-    Schedule, batch size, AdamW's settings and clipping are ours; the rest is the trainer's own.
     Returns measure -> [queries], and "seconds" and "pairs_seen" of the training.
     """
-    from datasets import Dataset
-    from sentence_transformers.cross_encoder import (
-        CrossEncoder,
-        CrossEncoderTrainer,
-        CrossEncoderTrainingArguments,
-    )
-    from sentence_transformers.cross_encoder.losses import MarginMSELoss
-    from torch.utils.data import BatchSampler, SequentialSampler
-
-    class InOrder(CrossEncoderTrainer):
-        def get_batch_sampler(
-            self, dataset: Any, batch_size: int, drop_last: bool, **_: Any
-        ) -> Any:
-
-            return BatchSampler(SequentialSampler(dataset), batch_size, drop_last)
-
-    train = cell.config.ranker.train
+    ranker = cell.config.ranker
+    pairs, scores = grid.dataset.pairs(), read_shards(grid.shared["scores"].path, SCORES)
     source = GroupSource(
-        grid.dataset, grid.tokens, read_shards(grid.shared["scores"].path, SCORES),
-        cell.config.ranker.group_size, round(cell.budget * grid.train_queries), cell.seed,
+        grid.dataset, grid.tokens, scores, ranker.group_size,
+        round(cell.budget * grid.train_queries), cell.seed,
     )  # fmt: skip
-    groups, steps = training_groups(grid, source, train, cell.seed)
-    lm = grid.language_model(cell)
-    model = CrossEncoder(
-        str(lm.path), num_labels=1, max_length=grid.tokens.info["max_length"], device="cpu"
+    order = BatchOrder(source.lengths, ranker.train.batch_size, cell.seed)
+    steps = total_steps(ranker.train, order.steps_per_epoch)
+    groups = Groups(
+        source, order, steps, texts_of(grid.dataset, pairs), align_scores(pairs, scores)
     )
     with tempfile.TemporaryDirectory() as folder:
-        settings = CrossEncoderTrainingArguments(
-            output_dir=folder, max_steps=steps, per_device_train_batch_size=train.batch_size,
-            learning_rate=lr, warmup_steps=max(1, round(train.warmup * steps)),
-            weight_decay=train.weight_decay, adam_beta2=0.98, adam_epsilon=1e-6,
-            max_grad_norm=train.max_grad_norm, seed=cell.seed, save_strategy="no", report_to="none",
-            disable_tqdm=True, use_cpu=True, logging_steps=100,
+        model = Path(folder, "model")
+        seconds = sentence_transformers(
+            grid.language_model(cell).path, groups, grid.tokens.info["max_length"], lr,
+            seed=cell.seed, save_to=model,
         )  # fmt: skip
-        trainer = InOrder(
-            model=model,
-            args=settings,
-            train_dataset=Dataset.from_dict(groups),
-            loss=MarginMSELoss(model),
-        )
-        began = time.monotonic()
-        trainer.train()
-        seconds = time.monotonic() - began
-        model.save_pretrained(str(Path(folder, "model")))
-        values = grid.measure_model(f"{PEER} {cell.seed}", Path(folder, "model"))
-    pairs = steps * train.batch_size * source.pairs_per_item
-    return {**values, "seconds": np.array(seconds), "pairs_seen": np.array(pairs)}
+        values = grid.measure_model(f"{PEER} {cell.seed}", model)
+    seen = len(groups) * source.pairs_per_item
+    return {**values, "seconds": np.array(seconds), "pairs_seen": np.array(seen)}
 
 
-def training_groups(grid: Grid, source: GroupSource, train: Any, seed: int) -> tuple[dict, int]:
-    """Columns of texts and labels, a row a group, in the order in which our loop reads them."""
-    order = BatchOrder(source.lengths, train.batch_size, seed)
-    steps = total_steps(train, order.steps_per_epoch)
-    pairs = grid.dataset.pairs()
-    scores = dict(
-        zip(
-            *(
-                read_shards(grid.shared["scores"].path, SCORES)[c].to_pylist()
-                for c in ("pair_id", "score")
-            ),
-            strict=True,
-        )
-    )
-    qids, pids, ids = (pairs[c].to_pylist() for c in ("qid", "pid", "pair_id"))
-    queries = dict(zip(*grid.dataset.queries("train").to_pydict().values(), strict=True))
-    passages = grid.dataset.passage_texts(set(pids))
-    size = source.pairs_per_item
-    names = ["query", "positive", *(f"negative_{i}" for i in range(1, size)), "label"]
-    columns: dict[str, list] = {name: [] for name in names}
-    for step in range(steps):
-        epoch, items = order.batch(step)
-        for item in items:
-            rows = source.rows(int(item), epoch)
-            texts = [queries[qids[rows[0]]], *(passages[pids[r]] for r in rows)]
-            for name, value in zip(names, [*texts, [scores[ids[r]] for r in rows]], strict=True):
-                columns[name].append(value)
-    return columns, steps
-
-
-def show(found: dict[str, list[dict[str, np.ndarray]]]) -> None:
+def show(groups: list[Group], margin: float) -> None:
     """Means over seeds, and each variant against the default: paired over queries, Holm."""
-    means = {
-        n: {m: np.mean([v[m] for v in vs], axis=0) for m in MEASURES} for n, vs in found.items()
-    }
-    base = means.get("default")
-    tests = {
-        name: compare(values[PRIMARY], base[PRIMARY])
-        for name, values in means.items()
-        if base is not None and name not in ("default", "bm25", "teacher")
-    }
-    corrected = dict(zip(tests, holm([t.p for t in tests.values()]), strict=True))
+    base = next((g for g in groups if g.variant == "default"), None)
+    others = [g for g in students(groups) if g is not base]
+    tests = {}
+    if base is not None:
+        tests = dict(zip(map(id, others), against(others, base, PRIMARY, margin), strict=True))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("variant")
     for title in (*MEASURES, "sd", "Δ to default", "p"):
         table.add_column(title, justify="right")
-    for name, values in means.items():
-        seeds = [v[PRIMARY].mean() for v in found[name]]
-        test = tests.get(name)
+    for group in groups:
+        spread, test = group.spread(PRIMARY), tests.get(id(group))
         table.add_row(
-            name, *(f"{values[m].mean():.3f}" for m in MEASURES),
-            f"{np.std(seeds, ddof=1):.3f}" if len(seeds) > 1 else "",
-            f"{test.delta:+.3f}" if test else "", f"{corrected[name]:.2g}" if test else "",
+            group.variant or group.system, *(f"{group.mean(m):.3f}" for m in MEASURES),
+            "" if spread is None else f"{spread:.3f}",
+            f"{test[0].delta:+.3f}" if test else "", f"{test[1]:.2g}" if test else "",
         )  # fmt: skip
     Console(width=110).print(table)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The strategies against each other: strategy x shape x data budget, with repeated seeds.
 
-    .venv/bin/python benchmarks/strategies.py --beir DIR --quick       # under 40 minutes, two cores
+    .venv/bin/python benchmarks/strategies.py --beir DIR --quick
     .venv/bin/python benchmarks/strategies.py --beir DIR -o benchmarks/results/strategies.parquet
 
 DIR is a BEIR folder with the splits train, dev and test. One teacher is fine-tuned and scores the
@@ -101,6 +101,7 @@ def main() -> int:
         **machine(), "data": args.beir.name, "split": args.split, "quick": args.quick,
         "depth": base.evaluate.depth, "train_queries": grid.train_queries,
         "overrides": args.set,
+        "latency": {name: costs["teacher"][name] for name in ("candidates", "threads")},
     }  # fmt: skip
     if args.output:
         write_trials(args.output, tables, **about)

@@ -128,7 +128,7 @@ def ranker_stage(
     body = load_encoder("minilm")
     student = build_ranker(build_student(read_shape(args.shape), body, "random", SEED), 0.0, SEED)
     teacher = build_ranker(body, 0.0, SEED).eval()
-    groups = peers.Groups(source, order, steps, texts_of(dataset, pairs), scores)
+    groups = peers.Groups(source, order, steps, peers.texts_of(dataset, pairs), scores)
     folder, length = scratch / "student", encoder.max_length
     save_ranker(student, encoder, folder)
     weights = {"margin_mse": 1.0}
@@ -221,14 +221,6 @@ class Timed(TorchEngine):
         result = call(*given)
         self.spent[part] += time.perf_counter() - began
         return result
-
-
-def texts_of(dataset: Dataset, pairs: pa.Table) -> Any:
-    """rows -> the query's text and the passages'."""
-    qids, pids = pairs["qid"].to_pylist(), pairs["pid"].to_pylist()
-    queries = dataset.query_texts("train", set(qids))
-    passages = dataset.passage_texts(set(pids))
-    return lambda rows: [queries[qids[rows[0]]], *(passages[pids[row]] for row in rows)]
 
 
 @torch.no_grad()

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kdscale.data.dataset import Dataset
 from kdscale.losses.ranking import margin_mse
 
 
@@ -50,6 +52,14 @@ class Groups:
         return {**columns, "label": [scores for _, scores in self.rows]}
 
 
+def texts_of(dataset: Dataset, pairs: pa.Table) -> Any:
+    """rows -> the query's text and the passages'."""
+    qids, pids = pairs["qid"].to_pylist(), pairs["pid"].to_pylist()
+    queries = dataset.query_texts("train", set(qids))
+    passages = dataset.passage_texts(set(pids))
+    return lambda rows: [queries[qids[rows[0]]], *(passages[pids[row]] for row in rows)]
+
+
 def arguments(steps: int, batch_size: int, lr: float, folder: str) -> dict[str, Any]:
     """Of the trainers of Hugging Face and sentence-transformers."""
     return {
@@ -76,6 +86,8 @@ def sentence_transformers(
     lr: float,
     device: str = "cpu",
     bf16: bool = False,
+    seed: int = 0,
+    save_to: Path | None = None,
 ) -> float:
     """CrossEncoderTrainer with MarginMSE on the scores that are there already."""
     from datasets import Dataset
@@ -99,13 +111,16 @@ def sentence_transformers(
         trainer = InOrder(
             model=model,
             args=CrossEncoderTrainingArguments(
-                **arguments(groups.steps, groups.batch_size, lr, scratch), bf16=bf16
+                **arguments(groups.steps, groups.batch_size, lr, scratch), bf16=bf16, seed=seed
             ),
             train_dataset=Dataset.from_dict(groups.columns()),
             loss=MarginMSELoss(model),
         )
         trainer.remove_callback(PrinterCallback)
-        return _timed(trainer.train)
+        seconds = _timed(trainer.train)
+    if save_to is not None:
+        model.save_pretrained(str(save_to))
+    return seconds
 
 
 def hugging_face(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kdscale import __version__, store_commands, sweep_commands
 from kdscale.adaptation import command as adapt_command
 from kdscale.advice import command as advice_command
+from kdscale.arguments import add_set
 from kdscale.errors import KdscaleError
 from kdscale.export import command as export_command
 from kdscale.planning import command as plan_command
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*STAGES, "sweep"),
         help="only this stage and what it needs, or a sweep file",
     )
-    _set_argument(submit)
+    add_set(submit)
     submit.add_argument("--resume", action="store_true", help="go on with a sweep")
     submit.add_argument("--detach", action="store_true", help="do not follow the job's log")
     submit.set_defaults(run=_submit)
@@ -126,15 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    _set_argument(command)
+    add_set(command)
     command.add_argument(
         "--dry-run", action="store_true", help="print what is cached and what would run"
-    )
-
-
-def _set_argument(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override one setting"
     )
 
 

@@ -59,7 +59,7 @@ def build_steps(config: Config) -> dict[str, Step]:
     name, seed = config.name, config.seed
     add(
         Step(
-            "dataset", "prepare", "datasets", name, _stage("prepare", "run_dataset"),
+            "dataset", "prepare", "datasets", name, stage_of("prepare", "run_dataset"),
             lambda: {**dataset_config(config), "seed": seed},
         )
     )  # fmt: skip
@@ -77,7 +77,7 @@ def build_steps(config: Config) -> dict[str, Step]:
             add(
                 Step(
                     f"lm:{shape.name}", "distill-lm", "lms", shape.name,
-                    _stage("distill_lm", "run"),
+                    stage_of("distill_lm", "run"),
                     lambda params=params: {
                         **params,
                         "lm": language_model(config.lm),
@@ -92,7 +92,7 @@ def build_steps(config: Config) -> dict[str, Step]:
             add(_student_step(config, shape.name, strategy, params))
     add(
         Step(
-            "evaluation", "evaluate", "evaluations", name, _stage("evaluate", "run"),
+            "evaluation", "evaluate", "evaluations", name, stage_of("evaluate", "run"),
             lambda: evaluate_config(config),
             {s: s for s in steps if s.partition(":")[0] in EVALUATED},
         )
@@ -100,7 +100,7 @@ def build_steps(config: Config) -> dict[str, Step]:
     everything = {s: s for s in steps}
     add(
         Step(
-            "report", "report", "reports", name, _stage("report", "run"),
+            "report", "report", "reports", name, stage_of("report", "run"),
             lambda: {"report": report_config(config), "config": shown(config)},
             everything,
         )
@@ -123,7 +123,7 @@ def _tokens_step(
     """
     return Step(
         _numbered(role, number), "prepare", "tokens", label,
-        _stage("prepare", "run_tokens", made_by),
+        stage_of("prepare", "run_tokens", made_by),
         lambda: {**token_config(made_by or config, teacher), "seed": config.seed},
         {"dataset": dataset},
         {"teacher": number},
@@ -135,7 +135,7 @@ def _teacher_steps(config: Config) -> Iterator[Step]:
     for number, teacher in enumerate(config.teachers, 1):
         yield Step(
             _numbered("teacher", number), "finetune", "teachers", config.name,
-            _stage("finetune", "run"),
+            stage_of("finetune", "run"),
             lambda teacher=teacher, number=number: {
                 "teacher": {**section(teacher), "train": training(teacher.train)},
                 "model": model_fingerprint(teacher),
@@ -148,13 +148,13 @@ def _teacher_steps(config: Config) -> Iterator[Step]:
     for number in numbers:
         of_teacher = {role: _numbered(role, number) for role in ("tokens", "teacher")}
         yield Step(
-            _numbered("scores", number), "score", "scores", config.name, _stage("score", "run"),
+            _numbered("scores", number), "score", "scores", config.name, stage_of("score", "run"),
             lambda: {"precision": config.score.precision},
             {"dataset": "dataset", **of_teacher},
         )  # fmt: skip
     if config.ensemble:
         yield Step(
-            "ensemble", "ensemble", "scores", config.name, _stage("ensemble", "run"), dict,
+            "ensemble", "ensemble", "scores", config.name, stage_of("ensemble", "run"), dict,
             {_numbered("scores", n): _numbered("scores", n) for n in numbers},
         )  # fmt: skip
 
@@ -172,7 +172,7 @@ def _transfer_steps(config: Config, name: str) -> list[Step]:
     return [
         Step(
             f"dataset:{name}", "prepare", "datasets", name,
-            _stage("prepare", "run_dataset", made_by), dataset,
+            stage_of("prepare", "run_dataset", made_by), dataset,
         ),
         *(
             _tokens_step(
@@ -223,7 +223,7 @@ def _student_step(config: Config, shape: str, strategy: str, params: dict[str, A
         "distill-ranker",
         "students",
         f"{shape}-{strategy}",
-        _stage("distill_ranker", "run"),
+        stage_of("distill_ranker", "run"),
         matters,
         inputs,
         {**params, "strategy": strategy, "losses": {**losses, **intermediate}, "seed": seed},
@@ -235,8 +235,9 @@ def _numbered(role: str, number: int) -> str:
     return role if number == 1 else f"{role}:{number}"
 
 
-def _stage(module: str, function: str, config: Config | None = None) -> Callable[[], Stage]:
-    """`config`: what the stage is to read in place of the experiment's own."""
+def stage_of(module: str, function: str, config: Config | None = None) -> Callable[[], Stage]:
+    """A function of a module of `kdscale.stages`, imported when it is run. config: what it is to
+    read in place of the experiment's own."""
 
     def load() -> Stage:
         stage = getattr(importlib.import_module(f"kdscale.stages.{module}"), function)

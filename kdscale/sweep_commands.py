@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdscale.arguments import add_set
+
 if TYPE_CHECKING:
     from kdscale.sweep.record import Record
 
@@ -19,9 +21,7 @@ def add_to(commands: Any) -> None:
         "trials share is made once, and what is done is never done again.",
     )
     sweep.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file with `sweep`")
-    sweep.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override one setting"
-    )
+    add_set(sweep)
     how = sweep.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on with one that was stopped")
     how.add_argument(

@@ -10,13 +10,13 @@ from world import KEYS, WORDS, make_config
 
 from kdscale.adaptation.origin import find_student, origin_of
 from kdscale.adaptation.update import Update
-from kdscale.adaptation.verdict import NEW, OLD, decide
 from kdscale.cli import main
 from kdscale.data.dataset import Dataset
 from kdscale.data.schema import PAIRS, SCORES
 from kdscale.data.score_blocks import known_scores, pairs_without
 from kdscale.data.shards import read_shards, write_shards
 from kdscale.errors import KdscaleError
+from kdscale.evaluation.acceptance import NEW, OLD, decide
 from kdscale.store import open_store
 from kdscale.store.artifact import build_manifest
 

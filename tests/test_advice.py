@@ -208,10 +208,9 @@ def test_unknown_shared_costs_are_said_to_be():
     )
 
 
-def test_latencies_of_shapes_are_read_from_what_is_told_of_the_table():
-    about = {"latency": {"2l-128": {"ms": 4.0, "speedup": 9.0, "candidates": 30}}, "depth": 50}
-    untimed = student("finetune", "2l-128", 0.001, None, 60)
-    advice = ask([teacher(), untimed], about, latency_ms=5)
+def test_the_candidates_of_the_timings_are_those_that_the_table_tells_of():
+    about = {"latency": {"threads": 1, "candidates": 30}, "depth": 50}
+    advice = ask([teacher(), student("finetune", "2l-128", 0.001, 4.0, 60)], about, latency_ms=5)
     assert (advice.chosen.ms, advice.candidates) == (4.0, 30)
     broken = ask([teacher(), SMALL], {"latency": [1], "depth": "x"}, max_drop=0.05)
     assert broken.candidates is None and "how many candidates" in "\n".join(text.answer(broken))

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from kdscale.arguments import add_set
+
 KEPT = 3  # the exit code where the student stays as it was
 
 
@@ -25,9 +27,7 @@ def add_to(commands: Any) -> None:
     adapt.add_argument(
         "--config", type=Path, required=True, metavar="CONFIG", help="that made the student"
     )
-    adapt.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override one setting"
-    )
+    add_set(adapt)
     adapt.add_argument(
         "--queries", type=Path, required=True, metavar="F",
         help="the new queries: BEIR's queries.jsonl, TREC topics, id TAB text, or Parquet",
@@ -58,8 +58,8 @@ def add_to(commands: Any) -> None:
 def _adapt(args: argparse.Namespace) -> int:
     from kdscale.adaptation.origin import find_student, origin_of
     from kdscale.adaptation.update import Update, update_student
-    from kdscale.adaptation.verdict import KeptError
     from kdscale.configload import load_config
+    from kdscale.evaluation.acceptance import KeptError
     from kdscale.evaluation.measures import parse_measures
     from kdscale.progress import Reporter
     from kdscale.store import open_store

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from kdscale.errors import KdscaleError
 from kdscale.matters import token_config, training, without
 from kdscale.pipeline import make_steps
 from kdscale.progress import Reporter
-from kdscale.stages.context import Stage
-from kdscale.steps import Step
+from kdscale.steps import Step, stage_of
 from kdscale.store import Artifact, Store
 from kdscale.store.artifact import sha256_file
 
@@ -150,14 +147,14 @@ def _dataset_step(config: Config, origin: Origin, update: Update) -> Step:
         }
 
     return Step(
-        "dataset", "adapt", "datasets", f"{config.name}-update", _stage("adapt", "run_dataset"),
+        "dataset", "adapt", "datasets", f"{config.name}-update", stage_of("adapt", "run_dataset"),
         matters, {"dataset": "old"}, params,
     )  # fmt: skip
 
 
 def _tokens_step(config: Config) -> Step:
     return Step(
-        "tokens", "prepare", "tokens", f"{config.name}-update", _stage("prepare", "run_tokens"),
+        "tokens", "prepare", "tokens", f"{config.name}-update", stage_of("prepare", "run_tokens"),
         lambda: {**token_config(config, config.teacher), "seed": config.seed},
         {"dataset": "dataset"},
     )  # fmt: skip
@@ -166,7 +163,7 @@ def _tokens_step(config: Config) -> Step:
 def _scores_step(config: Config) -> Step:
     inputs = {role: role for role in ("dataset", "tokens", "teacher", "known")}
     return Step(
-        "scores", "score", "scores", f"{config.name}-update", _stage("score", "run"),
+        "scores", "score", "scores", f"{config.name}-update", stage_of("score", "run"),
         lambda: {"precision": config.score.precision}, inputs,
     )  # fmt: skip
 
@@ -207,13 +204,6 @@ def _student_step(config: Config, origin: Origin) -> Step:
         "seed": config.seed,
     }
     return Step(
-        "student", "adapt", "students", f"{name}-update", _stage("adapt", "run_student"), matters,
+        "student", "adapt", "students", f"{name}-update", stage_of("adapt", "run_student"), matters,
         inputs, params,
     )  # fmt: skip
-
-
-def _stage(module: str, function: str) -> Callable[[], Stage]:
-    def load() -> Stage:
-        return getattr(importlib.import_module(f"kdscale.stages.{module}"), function)
-
-    return load

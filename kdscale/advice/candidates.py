@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdscale.errors import KdscaleError, nearest
+from kdscale.evaluation.trial_groups import FULL, Group, group_trials
 
 TEACHER = "teacher"
 PRIMARY = "nDCG@10"  # the measure where neither the user nor the table names one
-WHOLE = 1.0  # the budget of all training queries
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,10 @@ def _check_finite(row: dict[str, Any]) -> None:
 
 
 def candidates_of(
-    table: pa.Table,
-    about: Mapping[str, Any],
-    measure: str,
-    queries: int,
-    shared: Mapping[str, Shared],
+    table: pa.Table, measure: str, queries: int, shared: Mapping[str, Shared]
 ) -> list[Candidate]:
     """shared: by the artifact's name. Raises KdscaleError where there is no student, or where one
     was measured on other queries than the teacher's `queries`."""
-    groups: dict[tuple, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         if row["measure"] != measure or row["strategy"] is None:
             continue
@@ -141,58 +137,38 @@ def candidates_of(
                 f"teacher has {queries}; measure all systems on the same ones"
             )
         _check_finite(row)
-        budget = WHOLE if row["budget"] is None else row["budget"]
-        setting = (row["strategy"], row["shape"], row["variant"] or "default", budget)
-        rows = groups.setdefault(setting, [])
-        if row["digest"] is None or row["digest"] not in [r["digest"] for r in rows]:
-            rows.append(row)
-    if not groups:
+    of_measure = table.filter(pc.equal(table["measure"], measure))
+    found = [g for g in group_trials(of_measure) if g.strategy is not None]
+    if not found:
         raise KdscaleError(
             f"the table has no student with {measure} yet; wait until the first trials have ended"
         )
-    return [_candidate(setting, rows, about, shared) for setting, rows in groups.items()]
+    return [_candidate(group, measure, shared) for group in found]
 
 
-def _candidate(
-    setting: tuple[str, str, str, float],
-    rows: list[dict[str, Any]],
-    about: Mapping[str, Any],
-    shared: Mapping[str, Shared],
-) -> Candidate:
-    # benchmarks/strategies.py times a shape, not each of its students.
-    of_shape = _latencies(about).get(setting[1], {})
-    values = [np.asarray(row["values"], dtype=np.float64) for row in rows]
-    costs = [shared[row["artifact"]] for row in rows if row["artifact"] in shared]
+def _candidate(group: Group, measure: str, shared: Mapping[str, Shared]) -> Candidate:
+    costs = group.costs
     return Candidate(
-        *setting,
-        seeds=tuple(row["seed"] for row in rows),
-        artifacts=tuple(row["artifact"] for row in rows if row["artifact"]),
-        values=np.mean(values, axis=0),
-        seed_sd=float(np.std([v.mean() for v in values], ddof=1)) if len(values) > 1 else None,
-        ms=_mean(rows, "ms") or of_shape.get("ms"),
-        speedup=_mean(rows, "speedup") or of_shape.get("speedup"),
-        parameters=rows[0]["parameters"] or of_shape.get("parameters"),
-        bytes=rows[0]["bytes"],
-        train_s=_mean(rows, "train_seconds"),
-        shared=costs[0] if costs else Shared(),
+        group.strategy,
+        group.shape,
+        group.variant or "default",
+        FULL if group.budget is None else group.budget,
+        seeds=group.seeds,
+        artifacts=group.artifacts,
+        values=group.values[measure],
+        seed_sd=group.spread(measure),
+        ms=costs["ms"],
+        speedup=costs["speedup"],
+        parameters=costs["parameters"] and round(costs["parameters"]),
+        bytes=costs["bytes"] and round(costs["bytes"]),
+        train_s=costs["train_seconds"],
+        shared=next((shared[a] for a in group.artifacts if a in shared), Shared()),
     )
-
-
-def _mean(rows: list[dict[str, Any]], column: str) -> float | None:
-    known = [row[column] for row in rows if row[column] is not None]
-    return float(np.mean(known)) if known else None
 
 
 def measured_candidates(about: Mapping[str, Any]) -> int | None:
     """How many candidates a query of the timings had; None where the table does not say."""
-    of_shapes = (of_shape.get("candidates") for of_shape in _latencies(about).values())
-    told = (about.get("candidates"), *of_shapes, about.get("depth"))
+    latency = about.get("latency")
+    timed = latency.get("candidates") if isinstance(latency, dict) else None
+    told = (about.get("candidates"), timed, about.get("depth"))
     return next((n for n in told if isinstance(n, int) and n > 0), None)
-
-
-def _latencies(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """shape -> what was timed of it, in the tables that time shapes."""
-    told = about.get("latency")
-    if not isinstance(told, dict):
-        return {}
-    return {shape: cost for shape, cost in told.items() if isinstance(cost, dict)}

@@ -80,7 +80,7 @@ def advise(
     measure = measure_of(table, about, needs.measure)
     teacher = teacher_row(table, measure)
     baseline = np.asarray(teacher["values"], dtype=np.float64)
-    candidates = candidates_of(table, about, measure, len(baseline), shared)
+    candidates = candidates_of(table, measure, len(baseline), shared)
     measured = measured_candidates(about)
     if needs.candidates is not None and measured is None:
         raise KdscaleError(

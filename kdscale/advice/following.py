@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from kdscale.advice.candidates import WHOLE
 from kdscale.advice.decide import DROP, LATENCY, TRAINING, Advice, Judged
 from kdscale.config import STRATEGIES, Shape
+from kdscale.evaluation.trial_groups import FULL
 
 TRIALS = 2
 HEAD = 32  # the width of an attention head of a shape that we make up
@@ -34,7 +34,7 @@ class Trial:
             inside = ", ".join(f"{key}: {value}" for key, value in shape.items())
             parts.append(f"--set 'students=[{{{inside}}}]'")
         parts.append(f"--student {self.shape} --strategy {self.strategy}")
-        if self.budget < WHOLE:
+        if self.budget < FULL:
             count = f"{self.budget:.0%}-OF-THE-QUERIES"
             if train_queries:
                 count = str(max(1, round(self.budget * train_queries)))
@@ -73,7 +73,7 @@ def _for_quality(advice: Advice, affordable: list[Judged]) -> Iterator[Trial]:
     c, limit = best.candidate, advice.needs.latency_ms
     if -best.test.delta < advice.needs.max_drop:
         yield from _more_seeds(best, "the mean over more seeds varies less")[:1]
-    for budget in sorted({WHOLE, *(j.candidate.budget for j in advice.judged)}):
+    for budget in sorted({FULL, *(j.candidate.budget for j in advice.judged)}):
         if budget > c.budget and _trains_in_time(advice, best, budget / c.budget):
             yield Trial(c.strategy, c.shape, budget, None, "the best that is affordable, more data")
     larger = {

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdscale.advice.candidates import WHOLE, Candidate
+from kdscale.advice.candidates import Candidate
 from kdscale.advice.decide import OPTIONS, Advice, Judged, queries_needed
 from kdscale.advice.following import next_trials
 from kdscale.advice.needs import span
 from kdscale.evaluation.significance import compare
+from kdscale.evaluation.trial_groups import FULL
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +31,7 @@ def named(candidate: Candidate) -> str:
 
 def share(budget: float) -> str:
     of = "training queries"
-    return f"all {of}" if budget == WHOLE else f"{100 * budget:.3g} % of the {of}"
+    return f"all {of}" if budget == FULL else f"{100 * budget:.3g} % of the {of}"
 
 
 def answer(advice: Advice) -> list[str]:

@@ -46,7 +46,7 @@ class GroupSource:
         self._qids = pairs["qid"].to_pylist()
         self._pids = pairs["pid"].to_pylist()
         self._grades = pairs["grade"].to_numpy()
-        self._teacher = None if scores is None else _aligned_scores(pairs, scores)
+        self._teacher = None if scores is None else align_scores(pairs, scores)
         usable = np.ones(len(pairs), dtype=bool) if easy else pairs["rank"].to_numpy() != EASY
         members: dict[str, list[int]] = {}
         for row, qid in enumerate(self._qids):
@@ -133,7 +133,7 @@ def _chunks(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     return parts if padded < (1 - WORTHWHILE_SAVING) * whole else [order]
 
 
-def _aligned_scores(pairs: pa.Table, scores: pa.Table) -> np.ndarray:
+def align_scores(pairs: pa.Table, scores: pa.Table) -> np.ndarray:
     """[pairs] the teacher's scores in the order of the pairs. Raises KdscaleError on a gap."""
     by_id = dict(zip(scores["pair_id"].to_pylist(), scores["score"].to_pylist(), strict=True))
     try:

@@ -40,7 +40,7 @@ class Group:
     shape: str | None
     variant: str | None
     budget: float | None
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]  # of a student
     artifacts: tuple[str, ...]
     values: dict[str, np.ndarray]
     by_seed: dict[str, np.ndarray]
@@ -66,11 +66,14 @@ class Claim:
 
 
 def group_trials(table: pa.Table) -> list[Group]:
-    """The groups of a table of trials, in the order in which they first stand there."""
+    """The groups of a table of trials, in the order in which they first stand there. A student
+    that stands there twice, by its digest, counts once."""
     found: dict[tuple, dict[str, list[dict[str, Any]]]] = {}
     for row in table.to_pylist():
         of_measure = found.setdefault(tuple(row[c] for c in _SAME), {})
-        of_measure.setdefault(row["measure"], []).append(row)
+        rows = of_measure.setdefault(row["measure"], [])
+        if row["digest"] is None or row["digest"] not in [r["digest"] for r in rows]:
+            rows.append(row)
     return [_group(key, of_measure) for key, of_measure in found.items()]
 
 
@@ -78,7 +81,7 @@ def _group(key: tuple, of_measure: dict[str, list[dict[str, Any]]]) -> Group:
     rows = next(iter(of_measure.values()))
     return Group(
         *key,
-        seeds=tuple(r["seed"] for r in rows if r["seed"] is not None),
+        seeds=tuple(r["seed"] for r in rows if r["strategy"] is not None),
         artifacts=tuple(r["artifact"] for r in rows if r["artifact"]),
         values={m: np.mean([r["values"] for r in rs], axis=0) for m, rs in of_measure.items()},
         by_seed={m: np.array([r["mean"] for r in rs]) for m, rs in of_measure.items()},

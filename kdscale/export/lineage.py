@@ -9,7 +9,7 @@ from typing import Any
 from kdscale.errors import KdscaleError
 from kdscale.models.pretrained import check_model_dir
 from kdscale.paths import user_path
-from kdscale.store import Artifact, Store, open_store, split_artifact
+from kdscale.store import Artifact, Store, find_named, open_store, split_artifact
 from kdscale.store.artifact import parse_manifest
 from kdscale.store.filelist import MANIFEST
 
@@ -33,13 +33,7 @@ def find_student(uri: str) -> Student:
     Raises KdscaleError where there is no model.
     """
     if "://" in uri:
-        store, kind, key = split_artifact(uri)
-        store.preflight(writing=False)
-        artifact = store.find(kind, key)
-        if artifact is None:
-            raise KdscaleError(
-                f"there is no {kind}/{key} in {store.uri}; see: kdscale artifacts {store.uri}"
-            )
+        artifact, store = find_named(uri)
         return Student(uri, artifact.path, artifact.manifest, store)
     directory = user_path(uri, "student")
     check_model_dir(directory)
@@ -68,8 +62,7 @@ def find_dataset(student: Student, data: str | None) -> tuple[Artifact, Store]:
     else:
         named = data.rstrip("/").split("/")
         if len(named) > 2 and named[-2] == DATASETS:
-            store, kind, key = split_artifact(data)
-            return _existing(store, kind, key), store
+            return find_named(data)
         store = open_store(data)
         store.preflight(writing=False)
     if made_from is not None:
@@ -103,13 +96,3 @@ def find_scores(student: Student, dataset: Artifact, store: Store) -> Artifact:
         f"{store.uri} has no teacher's scores of {dataset.name}, from which a pruned student "
         "recovers; give --data of a store that has, or run kdscale score"
     )
-
-
-def _existing(store: Store, kind: str, key: str) -> Artifact:
-    store.preflight(writing=False)
-    artifact = store.find(kind, key)
-    if artifact is None:
-        raise KdscaleError(
-            f"--data: there is no {kind}/{key} in {store.uri}; see: kdscale artifacts {store.uri}"
-        )
-    return artifact

@@ -1,4 +1,4 @@
-"""What this machine does a second, measured in under two minutes.
+"""What this machine does a second, measured.
 
 Two encoders are run, one as large as a teacher and one as small as a student: from their times
 follow the rates of matrix products and of the values written beside them.

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdscale.arguments import add_set
+
 if TYPE_CHECKING:
     from kdscale.config import Config
     from kdscale.planning.rates import Rates
@@ -22,9 +24,7 @@ def add_to(commands: Any) -> None:
         "machine (once --calibrate has measured it) or on GPUs of a table.",
     )
     plan.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="a YAML file")
-    plan.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override one setting"
-    )
+    add_set(plan)
     plan.add_argument("--gpus", type=int, default=0, metavar="N", help="default 0: this machine")
     plan.add_argument("--gpu", default="a100", metavar="NAME", help="a100, h100, l4, t4, ...")
     plan.add_argument(
@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
         "--scale", action="store_true", help="and where each stage stops scaling, in figures"
     )
     plan.add_argument(
-        "--calibrate", action="store_true", help="measure this machine first (two minutes)"
+        "--calibrate", action="store_true", help="measure this machine first (minutes)"
     )
     plan.add_argument("--format", choices=("text", "json"), default="text")
     plan.set_defaults(run=_plan)

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdscale.adaptation.verdict import NEW, OLD, KeptError, decide, measure_ranker
 from kdscale.data.candidates import Bm25, candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
@@ -21,6 +20,7 @@ from kdscale.data.runs import qrels_lines, run_lines
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.errors import KdscaleError
+from kdscale.evaluation.acceptance import NEW, OLD, KeptError, decide, measure_ranker
 from kdscale.evaluation.texts import read_queries
 from kdscale.stages import distill_ranker
 from kdscale.stages.context import StageContext

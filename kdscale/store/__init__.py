@@ -20,6 +20,7 @@ __all__ = [
     "LocalWorkspace",
     "Store",
     "Workspace",
+    "find_named",
     "locate",
     "open_store",
     "split_artifact",
@@ -55,6 +56,21 @@ def split_artifact(uri: str) -> tuple[Store, str, str]:
             f"{uri!r} names no artifact; give STORE/KIND/KEY, as kdscale artifacts does"
         )
     return open_store(store[0]), kind, key
+
+
+def find_named(uri: str) -> tuple[Artifact, Store]:
+    """The artifact that a user has named, STORE/KIND/KEY, and its store, which was seen to answer.
+
+    Raises KdscaleError where it is not there.
+    """
+    store, kind, key = split_artifact(uri)
+    store.preflight(writing=False)
+    artifact = store.find(kind, key)
+    if artifact is None:
+        raise KdscaleError(
+            f"there is no {kind}/{key} in {store.uri}; see: kdscale artifacts {store.uri}"
+        )
+    return artifact, store
 
 
 def locate(ref: dict[str, Any]) -> Path:

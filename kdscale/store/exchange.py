@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
-from kdscale.store import Artifact, split_artifact
+from kdscale.store import Artifact, find_named, split_artifact
 from kdscale.store.artifact import parse_manifest, verify_files
 from kdscale.store.fetch import Advance, fetch_files
 from kdscale.store.filelist import MANIFEST, PARTS
@@ -28,13 +28,7 @@ def pull(uri: str, directory: Path, reporter: Reporter) -> Artifact:
 
     Raises KdscaleError.
     """
-    store, kind, key = split_artifact(uri)
-    store.preflight(writing=False)
-    artifact = store.find(kind, key)
-    if artifact is None:
-        raise KdscaleError(
-            f"there is no {kind}/{key} in {store.uri}; see: kdscale artifacts {store.uri}"
-        )
+    artifact, store = find_named(uri)
     manifest = {k: v for k, v in artifact.manifest.items() if k != "attempt"}
     with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,8 @@ def run_trial(work: Work, trial: Trial) -> None:
     while True:
         told = news.get()
         if "error" in told:
+            # Tune keeps the exception as a pickle, which nobody here is to read.
+            tune.report({"trouble": f"{type(told['error']).__name__}: {told['error']}"})
             raise told["error"]
         if "ended" in told:
             result = told["ended"]

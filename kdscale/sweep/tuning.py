@@ -199,15 +199,15 @@ class _Events(_Unsaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "status" not in result:
+        if "status" not in result and "trouble" not in result:
             self._listener.reported(trial_from_tune(trial.config), result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._listener.ended(trial_from_tune(trial.config), trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        lines = str(trial.get_error() or "its process went").strip().splitlines()
-        self._listener.died(trial_from_tune(trial.config), lines[-1])
+        trouble = (trial.last_result or {}).get("trouble") or "its process went"
+        self._listener.died(trial_from_tune(trial.config), trouble.strip().splitlines()[0])
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         self._listener.tick()

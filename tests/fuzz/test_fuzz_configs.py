@@ -53,6 +53,19 @@ def check(config: Config) -> None:
         assert step.label not in ("", ".", "..") and not set(step.label) & set("/\\\0")
 
 
+def change(values, changes):
+    """Put each (place, value) of `changes` into the nested values."""
+    ways = list(places(values))[1:]
+    for place, value in changes:
+        way, inner = ways[place % len(ways)], values
+        try:
+            for key in way[:-1]:
+                inner = inner[key]
+            inner[way[-1]] = copy.deepcopy(value)
+        except (KeyError, IndexError, TypeError):
+            pass  # an earlier change took that place away
+
+
 def test_configs(sandbox):
     originals = plain_values()
     target = sandbox.refill(
@@ -61,15 +74,7 @@ def test_configs(sandbox):
 
     def case(which, changes, students, edits, texts):
         values = copy.deepcopy(originals[which % len(originals)])
-        ways = list(places(values))[1:]
-        for place, value in changes:
-            way, inner = ways[place % len(ways)], values
-            try:
-                for key in way[:-1]:
-                    inner = inner[key]
-                inner[way[-1]] = copy.deepcopy(value)
-            except (KeyError, IndexError, TypeError):
-                pass  # an earlier change took that place away
+        change(values, changes)
         if students and isinstance(values, dict):
             values["students"] = students
         text = yaml.dump(values).encode(errors="surrogatepass")
@@ -151,15 +156,7 @@ def test_sweeps(sandbox):
 
     def case(changes, renamed, edits):
         values = copy.deepcopy(section)
-        ways = list(places(values))[1:]
-        for place, value in changes:
-            way, inner = ways[place % len(ways)], values
-            try:
-                for key in way[:-1]:
-                    inner = inner[key]
-                inner[way[-1]] = copy.deepcopy(value)
-            except (KeyError, IndexError, TypeError):
-                pass  # an earlier change took that place away
+        change(values, changes)
         for place, kind in renamed:
             axes = values.get("space") if isinstance(values, dict) else None
             axis = list(axes.values())[place % len(axes)] if isinstance(axes, dict) else None
