@@ -19,6 +19,7 @@ from zlib import crc32
 
 from botocore.exceptions import ClientError, IncompleteReadError
 
+from kdscale.errors import KdscaleError
 from kdscale.store.fetch import Advance, record_of
 from kdscale.store.s3 import CONCURRENCY, Bucket
 from kdscale.store.s3errors import ERRORS, code_of, explain
@@ -92,7 +93,10 @@ class Transfers:
                 if self._bucket.sha256_of(key) == sha256:
                     return
                 count.take_back()
-        raise explain(IncompleteReadError(actual_bytes=0, expected_bytes="?"), *self._where())
+        raise KdscaleError(
+            f"{self._bucket.uri}/{key}: its upload was ended by others {_STARTS} times; see that no "
+            "kdscale gc and no rule of the bucket aborts uploads that are under way, and run again"
+        )
 
     def _finish(
         self, path: Path, key: str, sha256: str, parts: list[Span], advance: Advance
