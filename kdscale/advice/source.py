@@ -50,7 +50,8 @@ def newest_sweep(store: Store) -> tuple[pa.Table, dict[str, Any], str]:
         if found is not None:
             return *found, record.uri
     raise KdscaleError(
-        f"no sweep in {store.uri} has trials yet; run kdscale sweep, or give a table of trials"
+        f"no sweep in {store.uri} has trials yet; run kdscale sweep, or give what storage.uri of "
+        "the sweep file names, or a table of trials"
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
 
-from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.exceptions import ClientError
 
 from kdscale.errors import KdscaleError
 from kdscale.store.fetch import Advance, record_of
@@ -94,8 +94,8 @@ class Transfers:
                     return
                 count.take_back()
         raise KdscaleError(
-            f"{self._bucket.uri}/{key}: its upload was ended by others {_STARTS} times; see that no "
-            "kdscale gc and no rule of the bucket aborts uploads that are under way, and run again"
+            f"{self._bucket.uri}/{key}: its upload was ended by others {_STARTS} times; see that "
+            "no kdscale gc, and no rule of the bucket, aborts uploads under way, and run again"
         )
 
     def _finish(
