@@ -147,7 +147,9 @@ def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster
     """Trained by Ray Train and DeepSpeed."""
     train = {"max_steps": 600, "batch_size": 8, "log_every": 50, "checkpoint_every": 0}
     watch = {"every": 100, "queries": 10, "train_queries": 5, "depth": 10}
-    space = {**SEEDS, "ranker.train.lr": {"grid": [3e-3, 1e-12]}}
+    # On ten dev queries of the tiny world the untrained student stays ahead: what is second at
+    # the first rung is stopped, whichever that is.
+    space = {**SEEDS, "ranker.train.lr": {"grid": [1e-12, 3e-3]}}
     path = make_sweep(
         finished.parent,
         space,
