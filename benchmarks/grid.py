@@ -20,9 +20,9 @@ import torch
 from kdscale.config import Config, Shape
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.evaluation.collection import Collection
-from kdscale.evaluation.flops import count_parameters, forward_flops
+from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
 from kdscale.evaluation.latency import hardware, measure_latency, speedup
-from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.measures import parse_measures
 from kdscale.evaluation.ranking import count_pairs, score_queries
 from kdscale.evaluation.trials import trial_rows
 from kdscale.models.ranker import Scorer, load_ranker
@@ -108,13 +108,7 @@ class Grid:
             scorer = Scorer(load_ranker(model), self.tokens.encoder())
             scored = score_queries(scorer, self.collection.token_pairs())
         with self.reporter.task(f"{name} on {self.split}", self.collection.pairs) as task:
-            scores = {qid: dict(ranking) for qid, ranking in count_pairs(scored, task)}
-        # Equal scores by pid, as in the run files.
-        run = {
-            qid: sorted(of_query, key=lambda pid: (-of_query[pid], pid))
-            for qid, of_query in scores.items()
-        }
-        return per_query(parse_measures(MEASURES), self.collection.qrels, run)
+            return self.collection.values(parse_measures(MEASURES), count_pairs(scored, task))
 
     def latency(self, students: dict[str, Artifact], queries: int, threads: int) -> dict[str, dict]:
         """Per name (and "teacher"): parameters, FLOPs a pair, median milliseconds a query of the
@@ -131,7 +125,7 @@ class Grid:
         return {
             name: {
                 "parameters": count_parameters(model)[0],
-                "bytes": (artifacts[name].path / "model.safetensors").stat().st_size,
+                "bytes": weight_bytes(artifacts[name].path),
                 "flops_per_pair": forward_flops(model, encoder.max_length),
                 "candidates": len(requests[0][1]),
                 "threads": threads,

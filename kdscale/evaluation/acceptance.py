@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from kdscale.data.dataset import Dataset, Tokens
-from kdscale.data.runs import ranked
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.collection import Collection
-from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.measures import parse_measures
 from kdscale.evaluation.ranking import count_pairs, score_queries, scoring_device
 from kdscale.evaluation.significance import Comparison, compare, noninferiority
 from kdscale.models.ranker import Scorer, load_ranker
@@ -115,8 +114,7 @@ def measure_ranker(
         collection = Collection(dataset, tokens, split, depth)
         with reporter.task(f"ranking {split} queries", collection.pairs) as task:
             scored = count_pairs(score_queries(scorer, collection.token_pairs()), task)
-            run = {qid: [pid for pid, _ in ranked(found)] for qid, found in scored}
-        values[split] = per_query(measures, collection.qrels, run)[measure]
+            values[split] = collection.values(measures, scored)[measure]
         if not np.isfinite(values[split]).all():
             raise KdscaleError(f"{path}: {measure} of a query is not a number")
     return values

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from kdscale.data.candidates import candidates_by_query
 from kdscale.data.dataset import Dataset, Tokens
+from kdscale.data.runs import ranked
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.latency import Request
+from kdscale.evaluation.measures import per_query
 from kdscale.evaluation.ranking import Query, Scored
 
 
@@ -54,6 +57,14 @@ class Collection:
             scores = self._scores[start : start + len(pids)].tolist()
             yield qid, list(zip(pids, scores, strict=True))
             start += len(pids)
+
+    def values(
+        self, measures: Mapping[str, Any], scored: Iterable[Scored]
+    ) -> dict[str, np.ndarray]:
+        """measure -> [judged queries], of candidates with scores in any order. measures: as
+        `parse_measures` gives them."""
+        run = {qid: [pid for pid, _ in ranked(found)] for qid, found in scored}
+        return per_query(measures, self.qrels, run)
 
     def query_ids(self, qid: str) -> np.ndarray:
         """[tokens] int32."""

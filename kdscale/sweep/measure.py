@@ -12,11 +12,10 @@ import pyarrow as pa
 from kdscale.config import Config, Shape
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import DEV
-from kdscale.data.runs import ranked
 from kdscale.evaluation.collection import Collection
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
 from kdscale.evaluation.latency import hardware, measure_latency, speedup
-from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.measures import parse_measures
 from kdscale.evaluation.ranking import score_queries, scoring_device
 from kdscale.evaluation.trials import trial_rows
 from kdscale.models.pretrained import load_encoder
@@ -54,8 +53,7 @@ def measure(
             scoring_device(),
         )
         scored = score_queries(scorer, collection.token_pairs())
-    run = {qid: [pid for pid, _ in ranked(of_query)] for qid, of_query in scored}
-    return per_query(parse_measures(measures), collection.qrels, run)
+    return collection.values(parse_measures(measures), scored)
 
 
 def measure_base(
