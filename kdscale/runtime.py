@@ -40,11 +40,14 @@ def _quiet_environment() -> None:
 
 
 @contextlib.contextmanager
-def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[Any]:
+def ray_session(
+    cluster: Cluster, reporter: Reporter | None = None, state_api: bool = False
+) -> Iterator[Any]:
     """Yield the `ray` module with a session running; a running one is used as it is.
 
     The session stays up afterwards, so that later stages do not pay for a start again; Ray stops
-    it with the process. Raises KdscaleError when a given address does not answer.
+    it with the process. state_api: where Ray is started here, with the State API, which costs
+    about a second and ten processes. Raises KdscaleError when a given address does not answer.
     """
     _quiet_environment()
     import ray
@@ -62,14 +65,16 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
                 _knock(address)
                 ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
             else:
-                ray.init(
-                    # "local": else Ray would join any cluster that was started on this machine.
-                    address="local",
-                    num_cpus=os.cpu_count(),
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
+                with _state_api() if state_api else contextlib.nullcontext({}) as options:
+                    ray.init(
+                        # "local": else Ray would join any cluster that was started here.
+                        address="local",
+                        num_cpus=os.cpu_count(),
+                        include_dashboard=state_api,
+                        logging_level=logging.ERROR,
+                        log_to_driver=False,
+                        **options,
+                    )
         except (OSError, ValueError, RuntimeError) as error:
             raise KdscaleError(
                 f"no Ray cluster at {address or 'this machine'} "
@@ -81,6 +86,21 @@ def ray_session(cluster: Cluster, reporter: Reporter | None = None) -> Iterator[
             signal.signal(signal.SIGTERM, on_sigterm)
         _quiet_data_logging()
     yield ray
+
+
+@contextlib.contextmanager
+def _state_api() -> Iterator[dict[str, Any]]:
+    """Options of a ray.init whose workers know their own Ray's State API, which is a part of the
+    dashboard: on a machine with two Rays they would find neither."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Workers inherit it from the raylet. It is not for this process, which may start another Ray.
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    try:
+        yield {"dashboard_host": "127.0.0.1", "dashboard_port": port}
+    finally:
+        del os.environ["RAY_API_SERVER_ADDRESS"]
 
 
 def _knock(address: str) -> None:

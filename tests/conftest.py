@@ -46,7 +46,7 @@ def ray_cluster(s3_server):
     from kdscale.config import Cluster
     from kdscale.runtime import ray_session
 
-    with ray_session(Cluster()) as ray:
+    with ray_session(Cluster(), state_api=True) as ray:  # as sweeps want it
         yield ray
 
 

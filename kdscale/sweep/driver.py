@@ -57,7 +57,8 @@ def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
     begun = begin(sweep, record, identity, resume, reporter)
     trials = limited(sweep)
     reporter.info(f"{sweep.base.name}: {len(trials)} trials, in {record.uri}")
-    with ray_session(sweep.base.cluster, reporter) as ray:
+    # By the State API Ray Train learns that a trial is gone, whose workers' place it then frees.
+    with ray_session(sweep.base.cluster, reporter, state_api=True) as ray:
         room = find_room(sweep.base.cluster, ray, len(trials), sweep.search.concurrent)
         once = Once(reporter)
         dataset = make_dataset(sweep, store, once)
