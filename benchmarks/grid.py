@@ -31,6 +31,7 @@ from kdscale.progress import Reporter
 from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
+TRAINED = ("teacher.train", "score", "lm.train", "ranker.train")
 # A student of a small budget reads its queries again and again, as its user would let it.
 LEAST_STEPS = 150
 
@@ -165,6 +166,11 @@ def rows_of(
             "seed": cell.seed,
         }
     return trial_rows(values, system=system, **fields)
+
+
+def at_precision(precision: str) -> list[str]:
+    """Overrides with which every stage computes so; what is measured is measured in fp32."""
+    return [f"{section}.precision={precision}" for section in TRAINED]
 
 
 def machine() -> dict[str, Any]:

@@ -77,6 +77,15 @@ def test_gpus_that_are_not_there(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_matrix_units_of_the_cpu_are_told(monkeypatch, has):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has}, raising=False)
+    assert ("bf16" in doctor.check_compute(Cluster()).detail) is has
+
+
 def test_little_room_is_a_warning_and_none_a_problem(monkeypatch, tmp_path):
     folder = tmp_path / "not" / "yet" / "there"
     assert str(tmp_path) in doctor.check_disk(folder).detail
