@@ -8,6 +8,7 @@ store by the student's digest, so that a stopped benchmark goes on where it was.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,6 @@ from kdscale.progress import Reporter
 from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
-TRAINED = ("teacher.train", "score", "lm.train", "ranker.train")
 # A student of a small budget reads its queries again and again, as its user would let it.
 LEAST_STEPS = 150
 
@@ -168,9 +168,21 @@ def rows_of(
     return trial_rows(values, system=system, **fields)
 
 
-def at_precision(precision: str) -> list[str]:
-    """Overrides with which every stage computes so; what is measured is measured in fp32."""
-    return [f"{section}.precision={precision}" for section in TRAINED]
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options of the config: --precision and --set, which `settings_of` reads."""
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of training and scoring; bf16 for a CPU with matrix units for it (kdscale doctor)",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
+
+
+def settings_of(args: argparse.Namespace) -> list[str]:
+    """Overrides of the config. What is measured is measured in fp32, whatever the precision."""
+    stages = ("teacher.train", "score", "lm.train", "ranker.train")
+    return [*(f"{stage}.precision={args.precision}" for stage in stages), *args.set]
 
 
 def machine() -> dict[str, Any]:

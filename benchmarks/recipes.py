@@ -25,7 +25,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-from grid import MEASURES, Cell, Grid, at_precision, machine, rows_of
+from grid import MEASURES, Cell, Grid, add_settings, machine, rows_of, settings_of
 from rich.console import Console
 from rich.table import Table
 from training_peers import Groups, sentence_transformers, texts_of
@@ -98,20 +98,13 @@ def main() -> int:
     parser.add_argument("--peer-lr", nargs="+", type=float, default=[5e-4, 1e-4])
     parser.add_argument("--budget", type=float, default=1.0, help="share of the training queries")
     parser.add_argument("--split", default="dev")
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="of training and scoring; bf16 is several times faster where the CPU has matrix units "
-        "for it (amx_bf16 in lscpu), and slower where not",
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
+    add_settings(parser)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     for name in args.variants:
         if name not in VARIANTS and name != PEER:
             parser.error(f"no variant {name!r}; there are: {', '.join([*VARIANTS, PEER])}")
-    args.set = at_precision(args.precision) + args.set
+    args.set = settings_of(args)
     store = args.store or Path("outputs", f"strategies-{args.beir.name}")
 
     def config(overrides: list[str]) -> Config:

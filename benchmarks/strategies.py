@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from grid import MEASURES, Cell, Grid, at_precision, machine, rows_of
+from grid import MEASURES, Cell, Grid, add_settings, machine, rows_of, settings_of
 from rich.console import Console
 from rich.table import Table
 
@@ -59,20 +59,13 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--split", default="test")
     parser.add_argument("--latency-queries", type=int, default=10, metavar="N")
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="of training and scoring; bf16 is several times faster where the CPU has matrix units "
-        "for it (amx_bf16 in lscpu), and slower where not",
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
+    add_settings(parser)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     if args.quick:
         args.shapes, args.seeds, args.budgets = args.shapes[:1], args.seeds[:1], [0.1, 1.0]
         args.set = [f"{key}={value}" for key, value in QUICK.items()] + args.set
-    args.set = at_precision(args.precision) + args.set
+    args.set = settings_of(args)
     store = args.store or Path("outputs", f"strategies-{args.beir.name}" + "-quick" * args.quick)
     base = load_config(
         HERE / "strategies.yaml",

@@ -140,8 +140,7 @@ def check_compute(cluster: Cluster) -> Check:
             "compute", "warning", detail, "unset OMP_NUM_THREADS to compute with every CPU"
         )
     if not gpus and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
-        # Elsewhere bf16 is emulated, and slower than fp32: it cannot be the default.
-        detail += ", which multiply in bf16 (AMX): precision: bf16 trains and scores faster"
+        detail += ", which multiply in bf16 (AMX): try precision: bf16"
     return Check("compute", "ok", detail)
 
 

@@ -95,12 +95,17 @@ def _state_api() -> Iterator[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Workers inherit it from the raylet. It is not for this process, which may start another Ray.
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    # Workers inherit it from the raylet. In this process it stays what the user set: it may be of
+    # another Ray.
+    name = "RAY_API_SERVER_ADDRESS"
+    before = os.environ.get(name)
+    os.environ[name] = f"http://127.0.0.1:{port}"
     try:
         yield {"dashboard_host": "127.0.0.1", "dashboard_port": port}
     finally:
-        del os.environ["RAY_API_SERVER_ADDRESS"]
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _knock(address: str) -> None:
