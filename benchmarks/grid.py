@@ -9,10 +9,11 @@ store by the student's digest, so that a stopped benchmark goes on where it was.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import torch
 
 from kdscale.config import Config, Shape
 from kdscale.data.dataset import Dataset, Tokens
+from kdscale.errors import KdscaleError
 from kdscale.evaluation.collection import Collection
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
 from kdscale.evaluation.latency import hardware, measure_latency, speedup
@@ -183,6 +185,15 @@ def settings_of(args: argparse.Namespace) -> list[str]:
     """Overrides of the config. What is measured is measured in fp32, whatever the precision."""
     stages = ("teacher.train", "score", "lm.train", "ranker.train")
     return [*(f"{stage}.precision={args.precision}" for stage in stages), *args.set]
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run it, and end with its status; a user's mistake is one line and status 1."""
+    try:
+        status = main()
+    except KdscaleError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    sys.exit(status)
 
 
 def machine() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-from grid import MEASURES, Cell, Grid, add_settings, machine, rows_of, settings_of
+from grid import MEASURES, Cell, Grid, add_settings, exit_with, machine, rows_of, settings_of
 from rich.console import Console
 from rich.table import Table
 from training_peers import Groups, sentence_transformers, texts_of
@@ -199,4 +199,4 @@ def show(groups: list[Group], margin: float) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

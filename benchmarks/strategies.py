@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from grid import MEASURES, Cell, Grid, add_settings, machine, rows_of, settings_of
+from grid import MEASURES, Cell, Grid, add_settings, exit_with, machine, rows_of, settings_of
 from rich.console import Console
 from rich.table import Table
 
@@ -148,4 +148,4 @@ def show(groups: list[Group], margin: float) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)
