@@ -19,6 +19,7 @@ matplotlib.use("svg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -116,8 +117,7 @@ def tradeoff(evidence: Evidence, width: float, height: float, name: str) -> str:
         axes.set_xscale("log")
         axes.set_xlim(min(xs) / 1.5, max(xs) * 1.8)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.xaxis)
         axes.set_xlabel("ms to rerank a query, median, log scale")
         axes.set_ylabel(f"{primary} on {split}")
         axes.margins(y=0.12)
@@ -138,6 +138,7 @@ def curve_panel(lines: list[tuple[Curve, str, int]], name: str) -> str:
         flat = np.concatenate(values)
         if flat.min() > 0 and flat.max() > 30 * flat.min():
             axes.set_yscale("log")
+            plain_ticks(axes.yaxis)
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.set_ylim(min(0.0, 1.08 * float(flat.min())), max(0.0, 1.08 * float(flat.max())))
@@ -176,6 +177,7 @@ def progress_panel(
         later = later[later > 0]
         if len(later) and later.max() > 30 * later.min():
             axes.set_xscale("log", nonpositive="mask")  # without the start
+            plain_ticks(axes.xaxis)
             x_label += ", log scale"
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -233,6 +235,12 @@ def depth_lines(
         axes.margins(y=0.12)
         axes.set_xlabel("candidates reranked, log scale")
         return to_svg(figure, name)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Numbers on a logarithmic axis: matplotlib's own are formulas, which are not parsed here."""
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def tradeoff_label(evidence: Evidence) -> str:

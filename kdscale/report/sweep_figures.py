@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
-from kdscale.report.figures import MARKERS, PLACEHOLDERS, STYLE, label_line, to_svg
+from kdscale.report.figures import MARKERS, PLACEHOLDERS, STYLE, label_line, plain_ticks, to_svg
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def pareto(
         axes.set_xscale("log")
         axes.set_xlim(min(p.x for p in points) / 1.3, right)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.xaxis)
         axes.set_xlabel(f"{x_label}, log scale")
         axes.set_ylabel(y_label)
         axes.margins(y=0.12)

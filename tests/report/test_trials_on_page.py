@@ -64,6 +64,12 @@ def test_rows_claims_and_panels(tmp_path):
     ]
 
 
+def test_a_wide_range_of_budgets_has_numbers_on_its_axis(tmp_path):
+    path = make_trials(tmp_path / "t.parquet", budgets=(0.01, 0.1, 1.0))
+    by_budget = str(trials_view(path, Evaluate())["panels"][0]["svg"])
+    assert ">1000<" in by_budget and "mathdefault" not in by_budget
+
+
 def test_one_budget_draws_no_curve(tmp_path):
     view = trials_view(make_trials(tmp_path / "t.parquet", budgets=(1.0,)), Evaluate())
     assert view["panels"] == [] and len(view["rows"]) == 10
