@@ -11,21 +11,19 @@ Correctness first: each way's scores against plain fp32 (fp32: 1e-4; lower preci
 correlation, and nDCG@10 within 0.001, or the row says that it is not). Then the ways take turns:
 
 - sentence-transformers' predict in bf16, at each batch size (the best counts);
-- kdscale's `Scorer` in bf16 autocast, and with bf16 weights;
-- buckets: compiled, lengths rounded up to a multiple of 32, so that shapes are few;
-- packed: no padding at all, variable-length attention (torch.nn.attention.varlen), compiled.
+- kdscale's `Scorer` in bf16: no padding, variable-length attention; the same with its layers
+  compiled; and padded, as it runs where there is no such kernel.
 
 Training: kdscale's loop (bf16 autocast, fused AdamW; and with the ranker compiled) against
 sentence-transformers' CrossEncoderTrainer in bf16, MarginMSE on cached scores. MFU counts the FLOPs
-of real tokens (three times the forward's in training) against --peak, or the measured peak of bf16
-products where that is not given.
+that a way computes for real tokens (three times the forward's in training) against --peak, or the
+measured peak of bf16 products where that is not given.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +38,6 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, matrix_peak, rates, wait
 from torch import nn
-from torch.nn import functional as F
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from kdscale.config import Train
@@ -49,10 +46,10 @@ from kdscale.data.groups import GroupSource
 from kdscale.data.schema import PAIRS, SCORES
 from kdscale.evaluation.flops import forward_flops
 from kdscale.evaluation.measures import parse_measures, per_query
-from kdscale.models.capture import encoder_layers
 from kdscale.models.encode import PairEncoder
 from kdscale.models.first_token import first_token_only
-from kdscale.models.ranker import Scorer, build_ranker, plan_batches, save_ranker
+from kdscale.models.packed import PackedRanker
+from kdscale.models.ranker import Scorer, build_ranker, save_ranker
 from kdscale.progress import Reporter
 from kdscale.store import LocalWorkspace
 from kdscale.training.engines import TorchEngine
@@ -68,7 +65,6 @@ SHAPES = {
 }
 TINY_SHAPES = {"tiny": (2, 32, 4, 64)}
 SAME_FP32, SAME_NDCG = 1e-4, 0.001
-BUCKET = 32
 PEER = "sentence-transformers"
 GROUP = 8
 
@@ -211,147 +207,42 @@ def make_ranker(shape: tuple[int, int, int, int], world: World) -> nn.Module:
     return build_ranker(body, 0.0, 0).eval()
 
 
-def compiled(what: Any, dynamic: bool) -> Any:
+def compiled(what: Any) -> Any:
     """torch.compile; without a GPU, graphs run as they were taken: no compiler needed."""
     backend = "inductor" if torch.cuda.is_available() else "eager"
-    return torch.compile(what, dynamic=dynamic, backend=backend)
-
-
-class Buckets(nn.Module):
-    """A compiled ranker that sees few shapes: lengths and batches are rounded up."""
-
-    def __init__(self, model: nn.Module, batch_tokens: int):
-        super().__init__()
-        self.model = model
-        first_token_only(model).__enter__()  # for good: what is compiled stays so
-        self.config = model.config
-        self._compiled = compiled(model, dynamic=False)
-        self._batch_tokens = batch_tokens
-
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        count, length = inputs["input_ids"].shape
-        width = -(-length // BUCKET) * BUCKET
-        rows = max(count, self._batch_tokens // width)
-        padded = {
-            name: F.pad(tensor, (0, width - length, 0, rows - count))
-            for name, tensor in inputs.items()
-        }
-        padded["attention_mask"][count:, 0] = 1  # a row that sees nothing would be all NaN
-        output = self._compiled(**padded)
-        output.logits = output.logits[:count]
-        return output
-
-
-class Packed(nn.Module):
-    """A BERT ranker over pairs laid end to end: no padding anywhere.
-
-    forward: ids, types, positions [T], starts [B + 1] -> logits [B]
-    """
-
-    def __init__(self, model: nn.Module, is_compiled: bool):
-        super().__init__()
-        self.model = model
-        self._layer = compiled(_packed_layer, dynamic=True) if is_compiled else _packed_layer
-
-    def forward(
-        self, ids: torch.Tensor, types: torch.Tensor, positions: torch.Tensor,
-        starts: torch.Tensor, longest: int,
-    ) -> torch.Tensor:  # fmt: skip
-        body = self.model.base_model
-        tables = body.embeddings
-        x = tables.LayerNorm(
-            tables.word_embeddings(ids)
-            + tables.token_type_embeddings(types)
-            + tables.position_embeddings(positions)
-        )
-        for layer in encoder_layers(self.model):
-            x = self._layer(layer, x, starts, longest)
-        first = x[starts[:-1].long()]
-        pooled = torch.tanh(body.pooler.dense(first))
-        return self.model.classifier(pooled)[:, 0]
-
-    @torch.inference_mode()
-    def score(self, world: World, batch_tokens: int, device: str) -> np.ndarray:
-        batches = plan_batches(world.lengths, batch_tokens)
-        logits = []
-        for batch in batches:
-            made = world.pair_encoder.collate([world.pairs[i] for i in batch])
-            mask = made["attention_mask"].bool()
-            lengths = mask.sum(1)
-            starts = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-            positions = torch.arange(mask.shape[1]).expand_as(mask)[mask]
-            flat = [made["input_ids"][mask], made["token_type_ids"][mask], positions, starts]
-            logits.append(self(*(t.to(device) for t in flat), int(lengths.max())).float())
-        scores = np.empty(len(world.pairs), dtype=np.float32)
-        scores[np.concatenate(batches)] = torch.cat(logits).cpu().numpy()
-        return scores
-
-
-def _packed_layer(
-    layer: nn.Module, x: torch.Tensor, starts: torch.Tensor, longest: int
-) -> torch.Tensor:
-    own = layer.attention.self
-    q, k, v = (
-        linear(x).unflatten(-1, (-1, own.attention_head_size))
-        for linear in (own.query, own.key, own.value)
-    )
-    seen = _varlen(q, k, v, starts, longest).flatten(-2)
-    attended = layer.attention.output(seen, x)
-    return layer.output(layer.intermediate(attended), attended)
-
-
-def _varlen(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts: torch.Tensor, longest: int
-) -> torch.Tensor:
-    """Attention inside each pair. q, k, v: [T, heads, d]."""
-    if q.device.type == "cuda":
-        from torch.nn.attention.varlen import varlen_attn
-
-        return varlen_attn(q, k, v, starts, starts, longest, longest)
-    cuts = starts.tolist()  # there is no such kernel on a CPU: pair by pair, to check the rest
-    parts = [
-        F.scaled_dot_product_attention(*(t[a:b].transpose(0, 1) for t in (q, k, v)))
-        for a, b in itertools.pairwise(cuts)
-    ]
-    return torch.cat([part.transpose(0, 1) for part in parts])
+    return torch.compile(what, dynamic=True, backend=backend)
 
 
 def score_model(
     ranker: nn.Module, world: World, args: argparse.Namespace, device: str, peak: float,
     reporter: Reporter,
 ) -> dict[str, Any]:  # fmt: skip
-    flops = world.flops(ranker)
+    def scorer(precision: str, on: str = device) -> Scorer:
+        model = copy.deepcopy(ranker)
+        return Scorer(model, world.pair_encoder, args.batch_tokens, on, precision)
 
-    def scorer(model: nn.Module, precision: str = "fp32") -> Callable[[], np.ndarray]:
-        made = Scorer(model, world.pair_encoder, args.batch_tokens, device, precision)
-        return lambda: made.score(world.pairs)
-
-    def copied(dtype: torch.dtype = torch.float32) -> nn.Module:
-        return copy.deepcopy(ranker).to(device, dtype).eval()
-
-    bf16 = torch.bfloat16
-    expected = scorer(copied())()
+    expected = scorer("fp32").score(world.pairs)
+    some = world.pairs[: 2 * world.candidates]
+    difference = float(np.abs(scorer("fp32", "cpu").score(some) - expected[: len(some)]).max())
+    if difference > SAME_FP32 * max(1.0, float(np.abs(expected).max())):
+        raise SystemExit(f"in fp32 a score of {device} is {difference:.2g} from the CPU's")
+    ours = scorer("bf16")
+    scorers = {"kdscale": ours}
+    if ours.packed is not None:
+        padded, faster = scorer("bf16"), scorer("bf16")
+        padded.packed, faster.packed = None, PackedRanker(faster.model, compiled=True)
+        scorers |= {"kdscale, padded": padded, "kdscale, compiled": faster}
     ways: dict[str, Callable[[], np.ndarray]] = {
-        "kdscale, bf16 autocast": scorer(copied(), "bf16"),
-        "kdscale, bf16 weights": scorer(copied(bf16)),
-        "kdscale, buckets": scorer(Buckets(copied(bf16), args.batch_tokens)),
-        "kdscale, packed": partial(
-            Packed(copied(bf16), device == "cuda").score, world, args.batch_tokens, device
-        ),
+        name: partial(of.score, world.pairs) for name, of in scorers.items()
     }
-    exact = {  # the same in fp32, to know that what differs is the precision
-        "kdscale, buckets": scorer(Buckets(copied(), args.batch_tokens)),
-    }
-    if device == "cpu":  # flash attention has no fp32
-        packed = Packed(copied(), False)
-        exact["kdscale, packed"] = partial(packed.score, world, args.batch_tokens, device)
+    # What ours computes: of the last layer, the first token's part. The others compute all of it.
+    with first_token_only(ranker):
+        flops = dict.fromkeys(ways, world.flops(ranker))
     with tempfile.TemporaryDirectory() as folder:
         save_ranker(ranker, world.pair_encoder, folder)
-        ways |= peer_ways(folder, world, args, device)
-        for name, way in exact.items():
-            difference = float(np.abs(way() - expected).max())
-            if difference > SAME_FP32 * max(1.0, float(np.abs(expected).max())):
-                raise SystemExit(f"{name}: in fp32 a score is {difference:.2g} from the plain one")
+        theirs = peer_ways(folder, world, args, device)
+        ways |= theirs
+        flops |= dict.fromkeys(theirs, world.flops(ranker))
         checks = {}
         with reporter.task("correctness", len(ways)) as task:
             for name, way in ways.items():
@@ -405,13 +296,13 @@ def train_model(
     batches = [order.batch(step) for step in range(args.steps)]
     rows = np.concatenate([source.rows(int(i), epoch) for epoch, items in batches for i in items])
     count = len(rows)
-    flops = 3 * world.flops(ranker) * float(world.lengths[rows].sum() / world.lengths.sum())
+    share = 3 * float(world.lengths[rows].sum() / world.lengths.sum())
 
     def ours(is_compiled: bool) -> float:
         model = copy.deepcopy(ranker).train()
         module = RankerTraining(model, {"margin_mse": 1.0})
         if is_compiled:
-            module.ranker = compiled(model, dynamic=True)
+            module.ranker = compiled(model)
         engine = TorchEngine(module, train, torch.device(device))
         with tempfile.TemporaryDirectory() as scratch:
             facts = train_loop(
@@ -436,6 +327,9 @@ def train_model(
         for way in ways.values():
             way()
         seconds = alternate(ways, args.runs, reporter)
+    flops = dict.fromkeys(ways, share * world.flops(ranker))
+    with first_token_only(ranker):
+        flops["kdscale"] = share * world.flops(ranker)
     return summary(seconds, count, flops, peak, {})
 
 
@@ -445,11 +339,13 @@ def _done(way: Callable[[], np.ndarray], device: str) -> None:
 
 
 def summary(
-    seconds: dict[str, list[float]], pairs: int, flops: float, peak: float, checks: dict[str, Any]
-) -> dict[str, Any]:
+    seconds: dict[str, list[float]], pairs: int, flops: dict[str, float], peak: float,
+    checks: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """flops: of each way, without padding."""
     ways = rates(seconds, pairs)
     for name, row in ways.items():
-        row["mfu"] = round(flops * row["per_s"] / pairs / peak, 4)
+        row["mfu"] = round(flops[name] * row["per_s"] / pairs / peak, 4)
         row |= checks.get(name, {})
     ours = max((n for n in ways if not n.startswith(PEER)), key=lambda n: ways[n]["per_s"])
     theirs = max((n for n in ways if n.startswith(PEER)), key=lambda n: ways[n]["per_s"])

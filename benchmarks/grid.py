@@ -9,24 +9,30 @@ store by the student's digest, so that a stopped benchmark goes on where it was.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import torch
+from rich.console import Console
 
-from kdscale.config import Config, Shape
+from kdscale.config import STRATEGIES, Config, Shape
+from kdscale.configload import load_config
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.collection import Collection
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
 from kdscale.evaluation.latency import hardware, measure_latency, speedup
 from kdscale.evaluation.measures import parse_measures
-from kdscale.evaluation.ranking import count_pairs, score_queries
+from kdscale.evaluation.ranking import count_pairs, score_queries, scoring_device
 from kdscale.evaluation.trials import trial_rows
 from kdscale.models.ranker import Scorer, load_ranker
 from kdscale.pipeline import run_steps
@@ -35,7 +41,8 @@ from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
 # A student of a small budget reads its queries again and again, as its user would let it.
-LEAST_STEPS = 150
+LEAST_STEPS = 300
+WITH_LM = tuple(name for name in STRATEGIES if name.startswith("lm_"))
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,15 @@ class Grid:
 
     def train(self, cell: Cell) -> Artifact:
         """The cell's student, trained now or found in the store."""
-        step = f"student:{cell.strategy}:{cell.shape.name}"
+        step = _student(cell)
         return self._make(self._config(cell), [step])[step]
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell's student is there already."""
+        steps = run_steps(
+            self._config(cell), self.store, [_student(cell)], self.reporter, dry_run=True
+        )
+        return steps[-1].artifact is not None
 
     def language_model(self, cell: Cell) -> Artifact:
         """What the cell's student starts from, for a strategy that distils it."""
@@ -93,22 +107,30 @@ class Grid:
         key = artifact.digest[:16] if artifact else "bm25"
         return self.remember(key, lambda: self.measure_model(name, artifact and artifact.path))
 
+    def remembers(self, key: str) -> bool:
+        return self._place(key).is_file()
+
     def remember(
         self, key: str, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """What `make` gave for this key, these queries and this depth."""
-        settings = [self.split, self.base.evaluate.depth, len(self.collection.qrels)]
-        path = self._memory / f"{'-'.join(map(str, [key, *settings]))}.npz"
+        path = self._place(key)
         if not path.is_file():
-            np.savez(path, **make())
+            part = path.with_name(f"{os.getpid()}.npz")
+            np.savez(part, **make())
+            part.replace(path)
         return dict(np.load(path))
+
+    def _place(self, key: str) -> Path:
+        settings = [self.split, self.base.evaluate.depth, len(self.collection.qrels)]
+        return self._memory / f"{'-'.join(map(str, [key, *settings]))}.npz"
 
     def measure_model(self, name: str, model: Path | None) -> dict[str, np.ndarray]:
         """The same for a model's folder, measured anew."""
         if model is None:
             scored = self.collection.found()
         else:
-            scorer = Scorer(load_ranker(model), self.tokens.encoder())
+            scorer = Scorer(load_ranker(model), self.tokens.encoder(), device=scoring_device())
             scored = score_queries(scorer, self.collection.token_pairs())
         with self.reporter.task(f"{name} on {self.split}", self.collection.pairs) as task:
             return self.collection.values(parse_measures(MEASURES), count_pairs(scored, task))
@@ -141,6 +163,70 @@ class Grid:
     def _make(self, config: Config, wanted: list[str]) -> dict[str, Artifact]:
         outcomes = run_steps(config, self.store, wanted, self.reporter)
         return {o.step.name: o.artifact for o in outcomes}
+
+
+def _student(cell: Cell) -> str:
+    return f"student:{cell.strategy}:{cell.shape.name}"
+
+
+Work = Callable[[Grid], Any]  # picklable: a function of this module's users, or a partial of one
+
+
+def distil(grid: Grid, cell: Cell) -> None:
+    grid.language_model(cell)
+
+
+def train_and_measure(grid: Grid, cell: Cell) -> None:
+    grid.measure(f"{cell.strategy}/{cell.shape.name}", grid.train(cell))
+
+
+class Ahead:
+    """What a benchmark is about to ask of its grid, made by several processes: it then finds it.
+
+    processes: with one thread each where there are as many as CPUs, so that none waits for
+    another's; 1: nothing is made ahead. until: no work is begun after this `time.monotonic()`.
+    """
+
+    def __init__(self, grid: Grid, processes: int, until: float):
+        self._grid, self._processes, self._until = grid, processes, until
+
+    def work(self, first: Iterable[tuple[str, Work]], then: Iterable[tuple[str, Work]]) -> None:
+        """(name, work); `then` begins when all of `first` is done."""
+        if self._processes == 1:
+            return
+        threads = max(1, (os.cpu_count() or 1) // self._processes)
+        with ProcessPoolExecutor(
+            self._processes,
+            get_context("spawn"),
+            _start,
+            (self._grid.base, self._grid.split, threads),
+        ) as pool:
+            for works in (first, then):
+                self._finish({pool.submit(_run, work, self._until): n for n, work in works})
+
+    def _finish(self, futures: dict[Future, str]) -> None:
+        for number, future in enumerate(as_completed(futures), 1):
+            name, error = futures[future], future.exception()
+            if error is not None:  # whoever asks the grid for it meets the error again
+                self._grid.reporter.warn(f"{name}: {type(error).__name__}: {error}")
+            elif future.result():
+                self._grid.reporter.info(f"{number} of {len(futures)}: {name}")
+
+
+_grid: Grid | None = None  # of a process of `Ahead`
+
+
+def _start(base: Config, split: str, threads: int) -> None:
+    global _grid
+    torch.set_num_threads(threads)
+    _grid = Grid(base, split, Reporter(Console(quiet=True)))
+
+
+def _run(work: Work, until: float) -> bool:
+    if time.monotonic() > until:
+        return False
+    work(_grid)
+    return True
 
 
 def rows_of(
@@ -181,6 +267,26 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
 
 
+def shipped_shapes(names: list[str]) -> list[Shape]:
+    """Those of configs/students."""
+    config = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+    fit_all = "lm.relation_heads=1"  # the shapes are not this config's own
+    return load_config(config, [f"students=[{', '.join(names)}]", fit_all]).students
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """The options --processes and --minutes."""
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that train and measure students side by side"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="begin no student after so many; the results are of those that are there",
+    )
+
+
 def settings_of(args: argparse.Namespace) -> list[str]:
     """Overrides of the config. What is measured is measured in fp32, whatever the precision."""
     stages = ("teacher.train", "score", "lm.train", "ranker.train")
@@ -198,4 +304,5 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
 def machine() -> dict[str, Any]:
     """Of what a figure was measured on."""
-    return {"hardware": hardware(), "threads": torch.get_num_threads()}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"hardware": {**hardware(), **gpu}, "threads": torch.get_num_threads()}

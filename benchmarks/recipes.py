@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Our default recipe against its parts, the paper's and sentence-transformers': one student shape.
+"""Our default recipe against its parts, the paper's and sentence-transformers'.
 
     .venv/bin/python -m pip install 'kdscale[bench]'
     .venv/bin/python benchmarks/recipes.py --beir DIR -o benchmarks/results/recipes.parquet
 
-Every variant trains the same shape on the same training groups of the same teacher's scores, in the
-same order for the same seed, and is measured on the dev split: what is chosen here is never chosen
-on test. `--variants` names some of them:
+Every variant trains a shape (--shapes) on the same training groups of the same teacher's scores, in
+the same order for the same seed, and is measured on the dev split: what is chosen here is never
+chosen on test. `--variants` names some of them:
 
 - default, and one thing changed: a loss of the ranker or of the language model left out or added,
   labels added, another start;
@@ -20,12 +20,29 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-from grid import MEASURES, Cell, Grid, add_settings, exit_with, machine, rows_of, settings_of
+from grid import (
+    MEASURES,
+    Ahead,
+    Cell,
+    Grid,
+    add_processes,
+    add_settings,
+    distil,
+    exit_with,
+    machine,
+    rows_of,
+    settings_of,
+    shipped_shapes,
+    train_and_measure,
+)
 from rich.console import Console
 from rich.table import Table
 from training_peers import Groups, sentence_transformers, texts_of
@@ -36,6 +53,8 @@ from kdscale.data.batches import BatchOrder
 from kdscale.data.groups import GroupSource, align_scores
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards
+from kdscale.errors import KdscaleError
+from kdscale.evaluation.ranking import scoring_device
 from kdscale.evaluation.trial_groups import Group, against, group_trials, students
 from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
@@ -44,47 +63,46 @@ from kdscale.training.loop import total_steps
 HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
 STRATEGY, LABELS = "lm_distill_ranker_distill", "lm_distill_finetune"
-SHAPE = Shape("2l-192", 2, 192, 6, 768)
-# The same sizes; as many heads as the teacher, since the paper's attention terms ask for it.
-PAPER_SHAPE = Shape("2l-192-h12", 2, 192, 12, 768)
+PAPER_HEADS = 12  # as many as the teacher has, since the paper's attention terms ask for it
 WITHOUT = ["ranker.intermediate_losses={}"]
+PAPER_TERMS = [
+    "lm.init=random",
+    "lm.losses={hidden: 1, embedding: 1, attention: 1}",
+    "ranker.soft_losses={pointwise_mse: 1}",
+    "ranker.intermediate_losses={hidden: 1, embedding: 1, attention: 1}",
+]
 # fmt: off
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "labels alone": [],
     "no labels": ["ranker.soft_losses={listwise_kl: 1}"],
+    "no qkv": WITHOUT,
+    "hidden for qkv": ["ranker.intermediate_losses={hidden: 1}"],
     "+ margin_mse": ["ranker.soft_losses={listwise_kl: 1, lce: 1, margin_mse: 1}"],
     "temperature 2": ["ranker.temperature=2"],
-    "2 epochs": ["ranker.train.epochs=2"],
-    "hidden for qkv": ["ranker.intermediate_losses={hidden: 1}"],
-    "no qkv": [*WITHOUT],
-    "no qkv, lr 3e-4": [*WITHOUT, "ranker.train.lr=3.0e-4"],
-    "no qkv, no labels": [*WITHOUT, "ranker.soft_losses={listwise_kl: 1}"],
-    "no qkv, no labels, lr 3e-4": [
-        *WITHOUT, "ranker.soft_losses={listwise_kl: 1}", "ranker.train.lr=3.0e-4",
-    ],
-    "no qkv, no labels, lr 3e-4, 2 epochs": [
-        *WITHOUT, "ranker.soft_losses={listwise_kl: 1}", "ranker.train.lr=3.0e-4",
-        "ranker.train.epochs=2",
-    ],
-    "lm: half the tokens": ["lm.train.max_steps=200"],
-    "lm: twice the tokens": ["lm.train.max_steps=800"],
-    "lm: 4 x the tokens": ["lm.train.max_steps=1600"],
-    "lm: 4 x the tokens, 4 epochs": ["lm.train.max_steps=1600", "ranker.train.epochs=4"],
+    "lr 3e-4": ["ranker.train.lr=3.0e-4"],
+    "lr 1.2e-3": ["ranker.train.lr=1.2e-3"],
+    "half the pairs": ["ranker.train.epochs=1"],
+    "twice the pairs": ["ranker.train.epochs=4"],
+    "lm: a quarter of the tokens": ["lm.train.max_steps=400"],
+    "lm: half the tokens": ["lm.train.max_steps=800"],
+    "lm: twice the tokens": ["lm.train.max_steps=3200"],
+    "lm: twice the tokens, twice the pairs": ["lm.train.max_steps=3200", "ranker.train.epochs=4"],
     "lm: none, SVD start": ["lm.train.max_steps=1"],
     "lm: random start": ["lm.init=random"],
     "lm: no qkv": ["lm.losses={hidden: 1, embedding: 1}"],
     "lm: no hidden": ["lm.losses={embedding: 1, qkv: 1}"],
     "lm: no embedding": ["lm.losses={hidden: 1, qkv: 1}"],
-    "paper": [
-        "lm.init=random",
-        "lm.losses={hidden: 1, embedding: 1, attention: 1}",
-        "ranker.soft_losses={pointwise_mse: 1}",
-        "ranker.intermediate_losses={hidden: 1, embedding: 1, attention: 1}",
-    ],
+    "negatives of the first 10": ["prepare.depth={train: 10, dev: 50, test: 50}"],
+    "negatives of the first 100": ["prepare.depth={train: 100, dev: 50, test: 50}"],
+    "no easy negatives": ["prepare.negatives=4", "prepare.easy_negatives=0"],
+    "paper": PAPER_TERMS,
+    "paper, lr 3e-4": [*PAPER_TERMS, "ranker.train.lr=3.0e-4"],
+    "paper, lr 1.2e-3": [*PAPER_TERMS, "ranker.train.lr=1.2e-3"],
 }
 # fmt: on
 PEER = "sentence-transformers"
+Peer = tuple[Cell, float, bool]  # what it stands beside, its learning rate, whether in bf16
 
 
 def main() -> int:
@@ -94,13 +112,16 @@ def main() -> int:
     parser.add_argument("--beir", type=Path, required=True, metavar="DIR", help="the data")
     parser.add_argument("--store", type=Path, help="a folder; default outputs/strategies-DATA")
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, PEER], metavar="NAME")
+    parser.add_argument("--shapes", nargs="+", default=["2l-192"], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--peer-lr", nargs="+", type=float, default=[5e-4, 1e-4])
+    parser.add_argument("--peer-lr", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--budget", type=float, default=1.0, help="share of the training queries")
     parser.add_argument("--split", default="dev")
+    add_processes(parser)
     add_settings(parser)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    until = time.monotonic() + 60 * args.minutes
     for name in args.variants:
         if name not in VARIANTS and name != PEER:
             parser.error(f"no variant {name!r}; there are: {', '.join([*VARIANTS, PEER])}")
@@ -117,26 +138,38 @@ def main() -> int:
         rows_of(None, name, artifact, grid.measure(name, artifact))
         for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"]))
     ]
+    cells, peers = [], []
     for seed in args.seeds:
-        for name in args.variants:
-            if name == PEER:
-                continue
-            shape = PAPER_SHAPE if name == "paper" else SHAPE
-            strategy = LABELS if name == "labels alone" else STRATEGY
-            cell = Cell(config(VARIANTS[name]), strategy, shape, args.budget, seed, name)
-            reporter.info(f"{name}, seed {seed}")
-            artifact = grid.train(cell)
-            tables.append(rows_of(cell, name, artifact, grid.measure(name, artifact)))
-        if PEER in args.variants:
-            for lr in args.peer_lr:
-                name = f"{PEER}, lr {lr:g}"
-                reporter.info(f"{name}, seed {seed}")
-                cell = Cell(config([]), STRATEGY, SHAPE, args.budget, seed, name)
-                key = f"peer-{grid.language_model(cell).digest[:16]}-{lr:g}-{args.budget:g}-{seed}"
-                values = grid.remember(key, lambda: train_peer(grid, cell, lr))  # noqa: B023
-                facts = {n: values.pop(n).item() for n in ("pairs_seen", "seconds")}
-                peer = SimpleNamespace(facts=facts, name=None, digest=None)
-                tables.append(rows_of(cell, name, peer, values))
+        for shape in shipped_shapes(args.shapes):
+            for name in args.variants:
+                if name == PEER:
+                    cell = Cell(config([]), STRATEGY, shape, args.budget, seed, name)
+                    peers += [(cell, lr, args.precision == "bf16") for lr in args.peer_lr]
+                else:
+                    strategy = LABELS if name == "labels alone" else STRATEGY
+                    its = paper_shape(shape) if name.startswith("paper") else shape
+                    cells.append(
+                        Cell(config(VARIANTS[name]), strategy, its, args.budget, seed, name)
+                    )
+    ahead(grid, cells, peers, args.processes, until)
+    for cell in cells:
+        reporter.info(title(cell))
+        if time.monotonic() > until and not grid.has(cell):
+            reporter.warn("left out: the time is up")
+            continue
+        artifact = grid.train(cell)
+        name = f"{cell.strategy}/{cell.shape.name}"
+        tables.append(rows_of(cell, name, artifact, grid.measure(name, artifact)))
+    for cell, lr, bf16 in peers:
+        name = f"{PEER}, lr {lr:g}"
+        reporter.info(f"{title(cell)}, lr {lr:g}")
+        if time.monotonic() > until and not grid.remembers(peer_key(grid, cell, lr, bf16)):
+            reporter.warn("left out: the time is up")
+            continue
+        values = peer_values(grid, cell, lr, bf16)
+        facts = {n: values.pop(n).item() for n in ("pairs_seen", "seconds")}
+        peer = SimpleNamespace(facts=facts, name=None, digest=None)
+        tables.append(rows_of(replace(cell, variant=name), PEER, peer, values))
     if args.output:
         write_trials(
             args.output, tables, **machine(), data=args.beir.name, split=args.split,
@@ -149,7 +182,42 @@ def main() -> int:
     return 0
 
 
-def train_peer(grid: Grid, cell: Cell, lr: float) -> dict[str, np.ndarray]:
+def paper_shape(shape: Shape) -> Shape:
+    """The same sizes. Raises KdscaleError for a width that has no so many heads."""
+    if shape.hidden % PAPER_HEADS:
+        raise KdscaleError(f"{shape.name}: {PAPER_HEADS} heads do not divide {shape.hidden}")
+    return replace(shape, name=f"{shape.name}-h{PAPER_HEADS}", heads=PAPER_HEADS)
+
+
+def title(cell: Cell) -> str:
+    return f"{cell.shape.name}, {cell.variant}, seed {cell.seed}"
+
+
+def ahead(grid: Grid, cells: list[Cell], peers: list[Peer], processes: int, until: float) -> None:
+    """In several processes; first the language models, each once."""
+    first = {}
+    for cell in [*cells, *(cell for cell, *_ in peers)]:
+        made_of = repr((cell.shape, cell.config.prepare, cell.config.lm))
+        first.setdefault(made_of, (f"lm of {title(cell)}", partial(distil, cell=cell)))
+    then = [(title(cell), partial(train_and_measure, cell=cell)) for cell in cells]
+    for cell, lr, bf16 in peers:
+        work = partial(peer_values, cell=cell, lr=lr, bf16=bf16)
+        then.append((f"{title(cell)}, lr {lr:g}", work))
+    Ahead(grid, processes, until).work(first.values(), then)
+
+
+def peer_key(grid: Grid, cell: Cell, lr: float, bf16: bool) -> str:
+    start = grid.language_model(cell).digest[:16]
+    return f"peer-{start}-{lr:g}-{cell.budget:g}-{cell.seed}" + "-bf16" * bf16
+
+
+def peer_values(grid: Grid, cell: Cell, lr: float, bf16: bool) -> dict[str, np.ndarray]:
+    """`train_peer`, once."""
+    key = peer_key(grid, cell, lr, bf16)
+    return grid.remember(key, lambda: train_peer(grid, cell, lr, bf16))
+
+
+def train_peer(grid: Grid, cell: Cell, lr: float, bf16: bool) -> dict[str, np.ndarray]:
     """CrossEncoderTrainer on the groups that our loop reads, in its order, from the very language
     model that our student starts from.
 
@@ -170,28 +238,32 @@ def train_peer(grid: Grid, cell: Cell, lr: float) -> dict[str, np.ndarray]:
         model = Path(folder, "model")
         seconds = sentence_transformers(
             grid.language_model(cell).path, groups, grid.tokens.info["max_length"], lr,
-            seed=cell.seed, save_to=model,
+            device=scoring_device(), bf16=bf16, seed=cell.seed, save_to=model,
         )  # fmt: skip
-        values = grid.measure_model(f"{PEER} {cell.seed}", model)
+        values = grid.measure_model(PEER, model)
     seen = len(groups) * source.pairs_per_item
     return {**values, "seconds": np.array(seconds), "pairs_seen": np.array(seen)}
 
 
 def show(groups: list[Group], margin: float) -> None:
-    """Means over seeds, and each variant against the default: paired over queries, Holm."""
-    base = next((g for g in groups if g.variant == "default"), None)
-    others = [g for g in students(groups) if g is not base]
+    """Means over seeds, and each variant against the default of its shape: paired over queries,
+    Holm over the variants of a shape."""
     tests = {}
-    if base is not None:
-        tests = dict(zip(map(id, others), against(others, base, PRIMARY, margin), strict=True))
+    defaults = [g for g in students(groups) if g.variant == "default"]
+    for base in defaults:
+        shapes = (base.shape, f"{base.shape}-h{PAPER_HEADS}")
+        others = [g for g in students(groups) if g.shape in shapes and g is not base]
+        tests |= dict(zip(map(id, others), against(others, base, PRIMARY, margin), strict=True))
     table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("shape")
     table.add_column("variant")
     for title in (*MEASURES, "sd", "Δ to default", "p"):
         table.add_column(title, justify="right")
     for group in groups:
         spread, test = group.spread(PRIMARY), tests.get(id(group))
         table.add_row(
-            group.variant or group.system, *(f"{group.mean(m):.3f}" for m in MEASURES),
+            group.shape or "", group.variant or group.system,
+            *(f"{group.mean(m):.3f}" for m in MEASURES),
             "" if spread is None else f"{spread:.3f}",
             f"{test[0].delta:+.3f}" if test else "", f"{test[1]:.2g}" if test else "",
         )  # fmt: skip

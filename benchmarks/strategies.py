@@ -14,12 +14,29 @@ query against the teacher and, for the paper's claims, strategy against strategy
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from grid import MEASURES, Cell, Grid, add_settings, exit_with, machine, rows_of, settings_of
+from grid import (
+    MEASURES,
+    WITH_LM,
+    Ahead,
+    Cell,
+    Grid,
+    add_processes,
+    add_settings,
+    distil,
+    exit_with,
+    machine,
+    rows_of,
+    settings_of,
+    shipped_shapes,
+    train_and_measure,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -40,8 +57,9 @@ HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
 QUICK = {
     "prepare.max_queries": "{train: 2000, dev: 100, test: 200}",
-    "teacher.max_queries": "2000",
+    "prepare.depth": "{train: 30, dev: 30, test: 30}",
     "lm.train.max_steps": "200",
+    "ranker.train.epochs": "1",
     "evaluate.depth": "30",
 }
 Values = dict[str, np.ndarray]  # measure -> [queries]
@@ -59,9 +77,11 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--split", default="test")
     parser.add_argument("--latency-queries", type=int, default=10, metavar="N")
+    add_processes(parser)
     add_settings(parser)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    until = time.monotonic() + 60 * args.minutes
     if args.quick:
         args.shapes, args.seeds, args.budgets = args.shapes[:1], args.seeds[:1], [0.1, 1.0]
         args.set = [f"{key}={value}" for key, value in QUICK.items()] + args.set
@@ -71,10 +91,7 @@ def main() -> int:
         HERE / "strategies.yaml",
         [f"source.path={args.beir.resolve()}", f"storage.uri={store.resolve()}", *args.set],
     )
-    # Shapes are looked up beside the configs that we ship.
-    shapes = load_config(
-        HERE.parent / "configs" / "quickstart.yaml", [f"students=[{', '.join(args.shapes)}]"]
-    ).students
+    shapes = shipped_shapes(args.shapes)
     reporter = Reporter()
     grid = Grid(replace(base, students=[]), args.split, reporter)
     cells = [
@@ -87,10 +104,14 @@ def main() -> int:
     found: list[tuple[Cell | None, str, Artifact | None, Values]] = []
     for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"])):
         found.append((None, name, artifact, grid.measure(name, artifact)))
+    ahead(grid, cells, args.processes, until)
     shaped = {}
     for number, cell in enumerate(cells, 1):
         name = f"{cell.strategy}/{cell.shape.name}"
-        reporter.info(f"student {number} of {len(cells)}: {name}, {cell.budget:.0%}, {cell.seed}")
+        reporter.info(f"student {number} of {len(cells)}: {title(cell)}")
+        if time.monotonic() > until and not grid.has(cell):
+            reporter.warn("left out: the time is up")
+            continue
         artifact = grid.train(cell)
         found.append((cell, name, artifact, grid.measure(name, artifact)))
         shaped.setdefault(cell.shape.name, artifact)
@@ -110,6 +131,20 @@ def main() -> int:
     if args.output:
         print(f"written to {args.output}")
     return 0
+
+
+def ahead(grid: Grid, cells: list[Cell], processes: int, until: float) -> None:
+    """Students in several processes: first the language models and the students that need none."""
+    shapes = {cell.shape.name: cell for cell in cells if cell.strategy in WITH_LM}
+    models = [(f"lm/{name}", partial(distil, cell=cell)) for name, cell in shapes.items()]
+    rest = {True: [], False: []}
+    for cell in cells:
+        rest[cell.strategy in WITH_LM].append((title(cell), partial(train_and_measure, cell=cell)))
+    Ahead(grid, processes, until).work([*models, *rest[False]], rest[True])
+
+
+def title(cell: Cell) -> str:
+    return f"{cell.strategy}/{cell.shape.name}, {cell.budget:.0%} of the queries, seed {cell.seed}"
 
 
 def show(groups: list[Group], margin: float) -> None:

@@ -34,7 +34,8 @@ class Cluster:
     gpus_per_worker: float = 0.0
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     # "torch" trains in the calling process, without Ray: for a notebook or a single GPU
-    scorers: int = 1  # Ray Data actors of the scoring stage
+    scorers: int = 1
+    # Ray Data actors of the scoring stage; 0: it scores in the calling process, without Ray
     cpus_per_scorer: float | None = None
     gpus_per_scorer: float = 0.0
     worker_labels: dict[str, str] = field(default_factory=dict)

@@ -87,7 +87,7 @@ def check_config(config: Config) -> None:
             raise KdscaleError(f"{key}: lr and epochs (or max_steps) must be above 0")
     for key, value in (
         ("cluster.workers", config.cluster.workers),
-        ("cluster.scorers", config.cluster.scorers),
+        ("cluster.scorers", config.cluster.scorers + 1),
         ("prepare.shards", config.prepare.shards),
         ("prepare.max_length", config.prepare.max_length - 7),
         ("prepare.block_length", config.prepare.block_length - 2),

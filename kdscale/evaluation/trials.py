@@ -7,11 +7,12 @@ it; the page, `kdscale advise` and whoever has a notebook read it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import kdscale
 from kdscale.data.shards import read_table
 from kdscale.errors import KdscaleError
 
-PACKAGES = ("kdscale", "torch", "transformers", "ray", "deepspeed", "numpy")
+PACKAGES = ("torch", "transformers", "ray", "deepspeed", "numpy")
 ABOUT = b"about"  # the key of the schema's metadata under which the circumstances are JSON
 
 TRIALS = pa.schema(
@@ -68,7 +70,7 @@ def write_trials(path: Path, tables: list[pa.Table], **about: Any) -> None:
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {"kdscale": kdscale.__version__, **_versions()},
         **about,
     }
     whole = pa.concat_tables([TRIALS.empty_table(), *tables])
@@ -78,6 +80,15 @@ def write_trials(path: Path, tables: list[pa.Table], **about: Any) -> None:
         whole.replace_schema_metadata({ABOUT: json.dumps(circumstances)}), part, compression="zstd"
     )
     part.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    """Of those of PACKAGES that there are: plain torch needs neither Ray nor DeepSpeed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def read_trials(path: Path) -> tuple[pa.Table, dict[str, Any]]:

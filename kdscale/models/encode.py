@@ -116,27 +116,32 @@ class PairEncoder:
         Equal to `tokenizer(queries, passages, truncation=True, max_length=max_length,
         padding=True)`.
         """
-        q_lens, p_lens = np.array([(len(q), len(p)) for q, p in pairs], dtype=np.int64).T
-        q_keep, p_keep = self._keep(q_lens, p_lens)
-        before, between, after = self._special_ids
         # All tokens in one row, pair by pair, which the mask then deals out to the rows.
-        flat = []
-        kept = zip(pairs, q_keep.tolist(), p_keep.tolist(), strict=True)
-        for (q_ids, p_ids), q_len, p_len in kept:
-            flat += (before, q_ids[:q_len], between, p_ids[:p_len], after)
-        lengths = self.max_length - self.budget + q_keep + p_keep
+        ids, types, lengths = self.flatten(pairs)
         mask = np.arange(lengths.max()) < lengths[:, None]
         input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        input_ids[mask] = np.concatenate(flat)
+        input_ids[mask] = ids
         batch = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
         }
         if self.uses_types:
-            types = np.full(mask.shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
-            types[mask] = self._flat_types(q_keep, p_keep)
-            batch["token_type_ids"] = torch.from_numpy(types)
+            type_ids = np.full(mask.shape, self.tokenizer.pad_token_type_id, dtype=np.int64)
+            type_ids[mask] = types
+            batch["token_type_ids"] = torch.from_numpy(type_ids)
         return batch
+
+    def flatten(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same pairs end to end: token ids [T], token types [T], and lengths [B]."""
+        q_lens, p_lens = np.array([(len(q), len(p)) for q, p in pairs], dtype=np.int64).T
+        q_keep, p_keep = self._keep(q_lens, p_lens)
+        before, between, after = self._special_ids
+        flat = []
+        kept = zip(pairs, q_keep.tolist(), p_keep.tolist(), strict=True)
+        for (q_ids, p_ids), q_len, p_len in kept:
+            flat += (before, q_ids[:q_len], between, p_ids[:p_len], after)
+        lengths = self.max_length - self.budget + q_keep + p_keep
+        return np.concatenate(flat), self._flat_types(q_keep, p_keep), lengths
 
     def _flat_types(self, q_keep: np.ndarray, p_keep: np.ndarray) -> np.ndarray:
         """The token types of pairs of so many tokens, one pair after the other."""

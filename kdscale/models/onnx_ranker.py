@@ -138,8 +138,8 @@ class OnnxScorer:
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[len(pairs)] float32 raw logits, in the order given."""
 
-        def forward(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-            return torch.from_numpy(self._model(**inputs)[:, 0])
+        def forward(batch: list[Pair]) -> torch.Tensor:
+            return torch.from_numpy(self._model(**self.encoder.collate(batch))[:, 0])
 
         return score_in_batches(pairs, self.encoder, self.batch_tokens, forward)
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
 from kdscale.models.first_token import first_token_only
+from kdscale.models.packed import PackedRanker, can_pack, pack
 from kdscale.models.pretrained import (
     check_max_length,
     check_model_dir,
@@ -95,6 +96,7 @@ class Scorer:
 
     batch_tokens: at most so many padded tokens a forward (a longer pair goes alone).
     precision "bf16" runs the matrix products in bfloat16 (autocast); scores are float32 always.
+    On CUDA it runs BERT rankers without any padding (`kdscale.models.packed`).
     """
 
     def __init__(
@@ -112,20 +114,30 @@ class Scorer:
         self.encoder = encoder
         self.batch_tokens = batch_tokens
         self.precision = precision
+        packs = can_pack(model, self.device, precision)
+        self.packed = PackedRanker(model) if packs else None
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[len(pairs)] float32 raw logits, in the order given."""
-        with first_token_only(self.model):
+        with (
+            first_token_only(self.model),
+            torch.autocast(
+                self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+            ),
+        ):
             return score_in_batches(pairs, self.encoder, self.batch_tokens, self._forward)
 
-    def _forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        ):
-            output = self.model(**inputs).logits
-        return output[:, 0].float()  # stays on the device: one wait at the end
+    def _forward(self, pairs: list[Pair]) -> torch.Tensor:
+        # Nothing here waits for the device: the next batch is put together while it works at this
+        # one, and its logits stay there.
+        if self.packed is not None:
+            return self.packed(pack(pairs, self.encoder).to(self.device)).float()
+        inputs = {
+            name: tensor.to(self.device, non_blocking=True)
+            for name, tensor in self.encoder.collate(pairs).items()
+        }
+        return self.model(**inputs).logits[:, 0].float()
 
 
 def check_vocabulary(config: PreTrainedConfig, encoder: PairEncoder) -> None:
@@ -141,12 +153,12 @@ def score_in_batches(
     pairs: Sequence[Pair],
     encoder: PairEncoder,
     batch_tokens: int,
-    forward: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    forward: Callable[[list[Pair]], torch.Tensor],
 ) -> np.ndarray:
-    """[len(pairs)] float32, in the order given. forward: a collated batch to its [B] logits."""
+    """[len(pairs)] float32, in the order given. forward: a batch of pairs to its [B] logits."""
     lengths = np.array([encoder.length(len(q), len(p)) for q, p in pairs], dtype=np.int64)
     batches = plan_batches(lengths, batch_tokens)
-    logits = [forward(encoder.collate([pairs[i] for i in batch])) for batch in batches]
+    logits = [forward([pairs[i] for i in batch]) for batch in batches]
     scores = np.empty(len(pairs), dtype=np.float32)
     if batches:
         scores[np.concatenate(batches)] = torch.cat(logits).cpu().numpy()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from kdscale.config import Cluster
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import TRAIN
 from kdscale.data.schema import SCORES
@@ -30,7 +32,9 @@ from kdscale.data.score_blocks import (
 )
 from kdscale.data.shards import write_shards
 from kdscale.errors import KdscaleError
+from kdscale.evaluation.ranking import scoring_device
 from kdscale.placement import Plan
+from kdscale.progress import Reporter
 from kdscale.runtime import plan_workers, ray_session, threads_of
 from kdscale.stages.context import StageContext
 from kdscale.store import Workspace, locate
@@ -56,7 +60,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
         raise KdscaleError(
             "the dataset has no training pairs to score; the source needs a split named 'train'"
         )
-    device = "cuda" if cluster.gpus_per_scorer else "cpu"
+    on_ray = "cuda" if cluster.gpus_per_scorer else "cpu"
+    device = on_ray if cluster.scorers else scoring_device()
     known = known_scores(pairs, ctx.inputs["known"].path) if "known" in ctx.inputs else None
     unknown = pairs if known is None else pairs_without(pairs, known)
     lengths = pair_lengths(unknown, tokens)
@@ -67,33 +72,26 @@ def run(ctx: StageContext) -> dict[str, Any]:
     todo = {name: block for name, block in blocks.items() if name not in tables}
     seconds = 0.0
     if todo:
-        with ray_session(cluster, ctx.reporter):
-            plan = plan_workers(
-                f"cluster.scorers={cluster.scorers}",
-                cluster.scorers,
-                cluster.cpus_per_scorer,
-                cluster.gpus_per_scorer,
-                cluster.scorer_labels,
-                "cluster.scorers or cluster.cpus_per_scorer",
-                cluster.wait_s,
-            )
-            actor = {
-                "teacher": teacher.ref(),
-                "tokens": ctx.inputs["tokens"].ref(),
-                "workspace": ctx.workspace,
-                "batch_tokens": config.batch_tokens,
-                "precision": config.precision,
-                "threads": threads_of(plan.cpus),
-                "device": device,
-            }
+        actor = {
+            "teacher": teacher.ref(),
+            "tokens": ctx.inputs["tokens"].ref(),
+            "workspace": ctx.workspace,
+            "batch_tokens": config.batch_tokens,
+            "precision": config.precision,
+            "device": device,
+        }
+        score = _score_on_ray if cluster.scorers else _score_here
+        with (
+            score(list(todo.values()), actor, cluster, ctx.reporter) as names,
+            ctx.reporter.task("scoring pairs", unknown.num_rows) as task,
+        ):
             began = time.monotonic()
-            with ctx.reporter.task("scoring pairs", unknown.num_rows) as task:
-                task.update(sum(table.num_rows for table in tables.values()))
-                scored = 0
-                for name in _score_blocks(list(todo.values()), plan, actor):
-                    scored += todo[name].num_rows
-                    rate = scored / (time.monotonic() - began)
-                    task.advance(todo[name].num_rows, f"{rate:.0f} pairs/s")
+            task.update(sum(table.num_rows for table in tables.values()))
+            scored = 0
+            for name in names:
+                scored += todo[name].num_rows
+                rate = scored / (time.monotonic() - began)
+                task.advance(todo[name].num_rows, f"{rate:.0f} pairs/s")
             seconds = time.monotonic() - began
         tables.update(read_blocks(ctx.workspace, list(todo)))
     taken = [] if known is None else [known]
@@ -161,8 +159,36 @@ class TeacherActor:
         )
 
 
-def _score_blocks(blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]) -> Iterator[str]:
-    """The names of the blocks, in the order in which the actors finish."""
+@contextmanager
+def _score_here(
+    blocks: list[pa.Table], actor: dict[str, Any], cluster: Cluster, reporter: Reporter
+) -> Iterator[Iterator[str]]:
+    """Yields the names of the blocks, one after the other as they are scored."""
+    import torch
+
+    scorer = TeacherActor(**actor, threads=torch.get_num_threads())
+    yield (scorer(block)["name"][0].as_py() for block in blocks)
+
+
+@contextmanager
+def _score_on_ray(
+    blocks: list[pa.Table], actor: dict[str, Any], cluster: Cluster, reporter: Reporter
+) -> Iterator[Iterator[str]]:
+    """The same, in the order in which the actors finish."""
+    with ray_session(cluster, reporter):
+        plan = plan_workers(
+            f"cluster.scorers={cluster.scorers}",
+            cluster.scorers,
+            cluster.cpus_per_scorer,
+            cluster.gpus_per_scorer,
+            cluster.scorer_labels,
+            "cluster.scorers or cluster.cpus_per_scorer",
+            cluster.wait_s,
+        )
+        yield _map_blocks(blocks, plan, {**actor, "threads": threads_of(plan.cpus)})
+
+
+def _map_blocks(blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]) -> Iterator[str]:
     import ray.data
 
     # The blocks are in shared memory already, so that no read task waits for a CPU which the

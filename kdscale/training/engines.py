@@ -27,8 +27,9 @@ class Engine(Protocol):
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]: ...
     def backward(self, loss: torch.Tensor, last: bool) -> None: ...
-    def step(self, lr: float) -> float:
-        """Clip, update, clear gradients; returns the gradient norm before clipping."""
+    def step(self, lr: float) -> float | torch.Tensor:
+        """Clip, update, clear gradients; returns the gradient norm before clipping, on the device
+        where that spares the wait for it."""
         ...
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
@@ -75,10 +76,10 @@ def make_optimizer(module: nn.Module, train: Train) -> torch.optim.AdamW:
     )
 
 
-def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
+def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
     """Scale all gradients to a norm of at most max_norm (0: leave them); returns the norm."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return float(nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")))
+    return nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
 
 
 class TorchEngine:
@@ -104,7 +105,7 @@ class TorchEngine:
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         loss.backward()
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float) -> float | torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         norm = clip(self.optimizer, self._max_grad_norm)
@@ -157,7 +158,7 @@ class DeepSpeedEngine:
         self._engine.set_gradient_accumulation_boundary(is_boundary=last)
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float) -> float | torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self._zero_stage == 0:

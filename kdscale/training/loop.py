@@ -93,7 +93,8 @@ def train_loop(
     began = logged_at = time.monotonic()
     tokens = tokens_since = 0
     waited = 0.0
-    sums = torch.zeros(len(weights), device=engine.device)
+    vector = torch.tensor(list(weights.values()), device=engine.device)
+    sums = torch.zeros_like(vector)
     batches: list[str] = []  # digests of those since the last row
     for step, micros, digest, waited_s in _prefetched(order, source, train, engine, start, steps):
         # Random numbers are a function of the step, so that a resumed run draws the same ones.
@@ -103,7 +104,6 @@ def train_loop(
             terms = engine.forward(_to_device(batch, engine.device))
             scale = share * engine.world / order.batch_size
             means = torch.stack([terms[name].float().mean() for name in weights]) * scale
-            vector = torch.tensor(list(weights.values()), device=engine.device)
             engine.backward((means * vector).sum(), last=index == len(micros) - 1)
             sums += means.detach()
             tokens_since += count
@@ -136,7 +136,7 @@ def train_loop(
                     "lr": learning_rate(train, step, steps),
                     "loss": sum(weights[name] * value for name, value in named.items()),
                     "terms": named,
-                    "grad_norm": norm,
+                    "grad_norm": float(norm),
                     "tokens_per_s": tokens_since * engine.world / max(1e-9, now - logged_at),
                     "data_wait_s": waited,
                     "elapsed_s": seconds_before + now - began,

@@ -9,6 +9,7 @@ from torch import nn
 
 from kdscale.losses.masked import masked_mean
 from kdscale.losses.ranking import RANKING_LOSSES
+from kdscale.models.first_token import first_token_only
 from kdscale.training.insides import Insides
 from kdscale.training.masked_lm import MaskedLm
 
@@ -57,7 +58,8 @@ class RankerTraining(nn.Module):
     def _read(self, chunk: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Logits [n] and {intermediate term: [n]} of n pairs."""
         if self.insides is None:
-            return self.ranker(**chunk).logits.squeeze(-1), {}
+            with first_token_only(self.ranker):
+                return self.ranker(**chunk).logits.squeeze(-1), {}
         output, _, terms = self.insides(self.ranker, chunk)
         return output.logits.squeeze(-1), terms
 

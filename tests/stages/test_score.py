@@ -29,9 +29,10 @@ def inputs(ray_cluster, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_pair_gets_the_teachers_logit(inputs, tmp_path):
+@pytest.mark.parametrize("scorers", [0, 2])  # 0: in this process
+def test_every_pair_gets_the_teachers_logit(inputs, tmp_path, scorers):
     config, folders = inputs
-    config.cluster = Cluster(scorers=2, cpus_per_scorer=0.5)
+    config.cluster = Cluster(scorers=scorers, cpus_per_scorer=0.5)
     config.score.batch_tokens = 256  # several blocks
     facts = run_stage(run, config, tmp_path / "scores", **folders)
     scores = read_shards(tmp_path / "scores", SCORES)
