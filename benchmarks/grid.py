@@ -88,6 +88,10 @@ class Grid:
         step = f"lm:{cell.shape.name}"
         return self._make(self._config(cell), [step])[step]
 
+    def scores(self, cell: Cell) -> Artifact:
+        """Those of the cell's teacher, of its own dataset where its config changes that."""
+        return self._make(self._config(cell), ["scores"])["scores"]
+
     def _config(self, cell: Cell) -> Config:
         train = cell.config.ranker.train
         queries = max(1, round(cell.budget * self.train_queries))
@@ -174,6 +178,10 @@ Work = Callable[[Grid], Any]  # picklable: a function of this module's users, or
 
 def distil(grid: Grid, cell: Cell) -> None:
     grid.language_model(cell)
+
+
+def score(grid: Grid, cell: Cell) -> None:
+    grid.scores(cell)
 
 
 def train_and_measure(grid: Grid, cell: Cell) -> None:

@@ -39,6 +39,7 @@ from grid import (
     exit_with,
     machine,
     rows_of,
+    score,
     settings_of,
     shipped_shapes,
     train_and_measure,
@@ -194,9 +195,11 @@ def title(cell: Cell) -> str:
 
 
 def ahead(grid: Grid, cells: list[Cell], peers: list[Peer], processes: int, until: float) -> None:
-    """In several processes; first the language models, each once."""
+    """In several processes; first the teachers' scores and the language models, each once."""
     first = {}
     for cell in [*cells, *(cell for cell, *_ in peers)]:
+        texts = repr(cell.config.prepare)
+        first.setdefault(texts, (f"scores of {title(cell)}", partial(score, cell=cell)))
         made_of = repr((cell.shape, cell.config.prepare, cell.config.lm))
         first.setdefault(made_of, (f"lm of {title(cell)}", partial(distil, cell=cell)))
     then = [(title(cell), partial(train_and_measure, cell=cell)) for cell in cells]
