@@ -11,8 +11,8 @@ Correctness first: each way's scores against plain fp32 (fp32: 1e-4; lower preci
 correlation, and nDCG@10 within 0.001, or the row says that it is not). Then the ways take turns:
 
 - sentence-transformers' predict in bf16, at each batch size (the best counts);
-- kdscale's `Scorer` in bf16: no padding, variable-length attention; the same with its layers
-  compiled; and padded, as it runs where there is no such kernel.
+- kdscale's `Scorer` in bf16: no padding, variable-length attention; the same with weights in bf16,
+  and with its layers compiled; and padded, as it runs where there is no such kernel.
 
 Training: kdscale's loop (bf16 autocast, fused AdamW; and with the ranker compiled) against
 sentence-transformers' CrossEncoderTrainer in bf16, MarginMSE on cached scores. MFU counts the FLOPs
@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=64, help="groups of a training step")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--peak", type=float, help="of bf16 products, in TFLOP/s")
+    parser.add_argument("--compile-training", action="store_true", help="another way to train")
     parser.add_argument("--tiny", action="store_true", help="small enough for a CPU")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
@@ -98,28 +99,25 @@ def main() -> int:
     world = World(args.queries, args.candidates, args.max_length)
     size = 512 if args.tiny else 8192
     peak = args.peak * 1e12 if args.peak else matrix_peak(torch.bfloat16, device, size)
-    results = []
+    result = {
+        "circumstances": {
+            **circumstances(torch.get_num_threads()),
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        },
+        "peak_flops": round(peak),
+        "pairs": len(world.pairs),
+        "tokens_per_pair": round(float(world.lengths.mean()), 1),
+        "results": [],
+    }
     for name in args.models or list(shapes):
         ranker = make_ranker(shapes[name], world)
         reporter.info(f"{name}: scoring")
         scoring = score_model(ranker, world, args, device, peak, reporter)
         reporter.info(f"{name}: training")
         training = train_model(ranker, world, args, device, peak, reporter)
-        results.append({"model": name, "scoring": scoring, "training": training})
-        show(results[-1])
-    finish(
-        {
-            "circumstances": {
-                **circumstances(torch.get_num_threads()),
-                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            },
-            "peak_flops": round(peak),
-            "pairs": len(world.pairs),
-            "tokens_per_pair": round(float(world.lengths.mean()), 1),
-            "results": results,
-        },
-        args.output,
-    )
+        result["results"].append({"model": name, "scoring": scoring, "training": training})
+        show(result["results"][-1])
+        finish(result, args.output)  # after each model: a lease of a GPU can end
     return 0
 
 
@@ -229,9 +227,15 @@ def score_model(
     ours = scorer("bf16")
     scorers = {"kdscale": ours}
     if ours.packed is not None:
-        padded, faster = scorer("bf16"), scorer("bf16")
-        padded.packed, faster.packed = None, PackedRanker(faster.model, compiled=True)
-        scorers |= {"kdscale, padded": padded, "kdscale, compiled": faster}
+        padded, half, faster = scorer("bf16"), scorer("bf16"), scorer("bf16")
+        padded.packed = None
+        half.model.to(torch.bfloat16)
+        faster.packed = PackedRanker(faster.model.to(torch.bfloat16), compiled=True)
+        scorers |= {
+            "kdscale, padded": padded,
+            "kdscale, bf16 weights": half,
+            "kdscale, bf16 weights, compiled": faster,
+        }
     ways: dict[str, Callable[[], np.ndarray]] = {
         name: partial(of.score, world.pairs) for name, of in scorers.items()
     }
@@ -319,7 +323,7 @@ def train_model(
         save_ranker(ranker, world.pair_encoder, folder)
         ways: dict[str, Callable[[], float]] = {
             "kdscale": partial(ours, False),
-            "kdscale, compiled": partial(ours, True),
+            **({"kdscale, compiled": partial(ours, True)} if args.compile_training else {}),
             PEER: lambda: peers.sentence_transformers(
                 Path(folder), groups, args.max_length, train.lr, device, bf16=True
             ),

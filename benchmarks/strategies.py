@@ -59,7 +59,6 @@ QUICK = {
     "prepare.max_queries": "{train: 2000, dev: 100, test: 200}",
     "prepare.depth": "{train: 30, dev: 30, test: 30}",
     "lm.train.max_steps": "200",
-    "ranker.train.epochs": "1",
     "evaluate.depth": "30",
 }
 Values = dict[str, np.ndarray]  # measure -> [queries]

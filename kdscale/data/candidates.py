@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import bm25s
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,15 @@ from kdscale.data.schema import CANDIDATES
 
 STOPWORDS = "english"
 MIN_CHUNK, CHUNKS_PER_CPU = 64, 4
+
+
+def import_bm25s() -> Any:
+    """The library. It tries out JAX where that is installed, which would take three quarters of a
+    GPU's memory; it is kept on the CPU, unless the user has chosen for it."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import bm25s
+
+    return bm25s
 
 
 def id_places(ids: pa.Array) -> np.ndarray:
@@ -35,6 +44,7 @@ class Bm25:
     def __init__(self, pids: pa.Array, texts: Sequence[str], k1: float, b: float):
         self._pids = pids
         self._places = id_places(pids)
+        self._bm25s = bm25s = import_bm25s()
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
         corpus = bm25s.tokenize(texts, stopwords=STOPWORDS, show_progress=False)
         self._index.index(corpus, show_progress=False)
@@ -50,7 +60,7 @@ class Bm25:
     def search(self, qids: Sequence[str], texts: Sequence[str], depth: int) -> pa.Table:
         """CANDIDATES of some queries, in their order; passages without a term of the query are
         left out, so a query can have fewer than `depth`, or none."""
-        tokens = bm25s.tokenize(
+        tokens = self._bm25s.tokenize(
             list(texts), stopwords=STOPWORDS, return_ids=False, show_progress=False
         )
         found = [self._top(self._index.get_tokens_ids(query), depth) for query in tokens]

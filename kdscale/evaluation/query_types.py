@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from kdscale.data.candidates import STOPWORDS
+from kdscale.data.candidates import STOPWORDS, import_bm25s
 from kdscale.data.dataset import Dataset
 from kdscale.data.schema import QUERY_FEATURES, QUERY_TYPES
 from kdscale.evaluation.collection import Collection
@@ -61,12 +61,12 @@ def query_features(
 
 
 def _words(texts: Iterable[str]) -> list[list[str]]:
-    import bm25s
-
     texts = list(texts)
     if not texts:
         return []
-    return bm25s.tokenize(texts, stopwords=STOPWORDS, return_ids=False, show_progress=False)
+    return import_bm25s().tokenize(
+        texts, stopwords=STOPWORDS, return_ids=False, show_progress=False
+    )
 
 
 def _idf(dataset: Dataset, terms: set[str], task: Task) -> dict[str, float]:

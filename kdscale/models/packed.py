@@ -8,6 +8,7 @@ the first token of each pair needs is computed, as in `kdscale.models.first_toke
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +63,8 @@ def can_pack(model: Any, device: torch.device, precision: str) -> bool:
 
 
 class PackedRanker:
-    """A model that is only read: its own modules are run. For inference; under autocast.
+    """A model that is only read: its own modules are run. For inference; under autocast, unless
+    its weights are bf16 themselves.
 
     compiled: torch.compile a layer, once for any number of tokens: half a minute at first.
     """
@@ -75,6 +77,11 @@ class PackedRanker:
 
     def __call__(self, packed: PackedPairs) -> torch.Tensor:
         """[B] logits."""
+        is_half = self._model.dtype == torch.bfloat16
+        with torch.autocast(packed.ids.device.type, enabled=False) if is_half else nullcontext():
+            return self._logits(packed)
+
+    def _logits(self, packed: PackedPairs) -> torch.Tensor:
         body, starts = self._model.base_model, packed.starts
         tables = body.embeddings
         x = tables.LayerNorm(
