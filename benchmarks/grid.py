@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 
-from kdscale.config import STRATEGIES, Config, Shape
+from kdscale.config import STRATEGIES, Config, Shape, Train
 from kdscale.configload import load_config
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.errors import KdscaleError
@@ -40,8 +40,7 @@ from kdscale.progress import Reporter
 from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
-# A student of a small budget reads its queries again and again, as its user would let it.
-LEAST_STEPS = 300
+HERE = Path(__file__).parent
 WITH_LM = tuple(name for name in STRATEGIES if name.startswith("lm_"))
 
 
@@ -60,16 +59,27 @@ class Cell:
 class Grid:
     """Cells of one store, trained and measured on one split of one dataset."""
 
-    def __init__(self, base: Config, split: str, reporter: Reporter):
+    def __init__(self, base: Config, split: str, reporter: Reporter, all_queries: bool = False):
+        """all_queries: measured on all queries of the split, not on those that the config takes."""
         self.base, self.split, self.reporter = base, split, reporter
+        self.all_queries = all_queries
         self.store = open_store(base.storage.uri)
         self._memory = Path(base.storage.uri) / ".measured"
         self._memory.mkdir(parents=True, exist_ok=True)
         self.shared = self._make(base, ["dataset", "tokens", "teacher", "scores"])
         self.dataset = Dataset(self.shared["dataset"].path)
         self.tokens = Tokens(self.shared["tokens"].path)
-        self.collection = Collection(self.dataset, self.tokens, split, base.evaluate.depth)
+        self.collection = self._collection()
         self.train_queries = self.dataset.queries("train").num_rows
+
+    def _collection(self) -> Collection:
+        if not self.all_queries:
+            return Collection(self.dataset, self.tokens, self.split, self.base.evaluate.depth)
+        # Nothing is trained on it: one training query will do.
+        prepare = replace(self.base.prepare, max_queries={"train": 1})
+        made = self._make(replace(self.base, prepare=prepare), ["tokens"])
+        dataset, tokens = Dataset(made["dataset"].path), Tokens(made["tokens"].path)
+        return Collection(dataset, tokens, self.split, self.base.evaluate.depth)
 
     def train(self, cell: Cell) -> Artifact:
         """The cell's student, trained now or found in the store."""
@@ -95,8 +105,9 @@ class Grid:
     def _config(self, cell: Cell) -> Config:
         train = cell.config.ranker.train
         queries = max(1, round(cell.budget * self.train_queries))
-        if train.max_steps is None and queries * train.epochs < LEAST_STEPS * train.batch_size:
-            train = replace(train, max_steps=LEAST_STEPS)
+        least = least_steps(self.train_queries, train)
+        if train.max_steps is None and queries * train.epochs < least * train.batch_size:
+            train = replace(train, max_steps=least)
         ranker = replace(
             cell.config.ranker,
             strategies=[cell.strategy],
@@ -169,6 +180,12 @@ class Grid:
         return {o.step.name: o.artifact for o in outcomes}
 
 
+def least_steps(train_queries: int, train: Train) -> int:
+    """A student of a small budget reads its queries again and again, as its user would let it: at
+    least for three tenths of the steps that all queries, or 8,000, would take once."""
+    return round(0.3 * min(train_queries, 8_000) / train.batch_size)
+
+
 def _student(cell: Cell) -> str:
     return f"student:{cell.strategy}:{cell.shape.name}"
 
@@ -207,7 +224,7 @@ class Ahead:
             self._processes,
             get_context("spawn"),
             _start,
-            (self._grid.base, self._grid.split, threads),
+            (self._grid.base, self._grid.split, self._grid.all_queries, threads),
         ) as pool:
             for works in (first, then):
                 self._finish({pool.submit(_run, work, self._until): n for n, work in works})
@@ -224,10 +241,10 @@ class Ahead:
 _grid: Grid | None = None  # of a process of `Ahead`
 
 
-def _start(base: Config, split: str, threads: int) -> None:
+def _start(base: Config, split: str, all_queries: bool, threads: int) -> None:
     global _grid
     torch.set_num_threads(threads)
-    _grid = Grid(base, split, Reporter(Console(quiet=True)))
+    _grid = Grid(base, split, Reporter(Console(quiet=True)), all_queries)
 
 
 def _run(work: Work, until: float) -> bool:
@@ -264,8 +281,15 @@ def rows_of(
     return trial_rows(values, system=system, **fields)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The options of the config: --precision and --set, which `settings_of` reads."""
+def add_settings(parser: argparse.ArgumentParser, split: str) -> None:
+    """The options of the data and of the config, which `make_config` reads."""
+    parser.add_argument("--beir", type=Path, required=True, metavar="DIR", help="the data")
+    parser.add_argument("--store", type=Path, help="a folder; default outputs/strategies-DATA")
+    parser.add_argument("--split", default=split)
+    parser.add_argument(
+        "--all-queries", action="store_true", help="of the split, not those that the config takes"
+    )
+    parser.add_argument("--small", action="store_true", help="strategies-small.yaml: two cores")
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
@@ -275,14 +299,28 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="of the config")
 
 
+def make_config(args: argparse.Namespace, overrides: list[str]) -> Config:
+    """What is measured is measured in fp32, whatever the precision of training and scoring."""
+    name = "strategies-small" if args.small else "strategies"
+    stages = ("teacher.train", "score", "lm.train", "ranker.train")
+    store = args.store or Path("outputs", f"{name}-{args.beir.name}")
+    settings = [
+        f"source.path={args.beir.resolve()}",
+        f"storage.uri={store.resolve()}",
+        *(f"{stage}.precision={args.precision}" for stage in stages),
+        *args.set,
+    ]
+    return load_config(HERE / f"{name}.yaml", [*settings, *overrides])
+
+
 def shipped_shapes(names: list[str]) -> list[Shape]:
     """Those of configs/students."""
-    config = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+    config = HERE.parent / "configs" / "quickstart.yaml"
     fit_all = "lm.relation_heads=1"  # the shapes are not this config's own
     return load_config(config, [f"students=[{', '.join(names)}]", fit_all]).students
 
 
-def add_processes(parser: argparse.ArgumentParser) -> None:
+def add_time(parser: argparse.ArgumentParser) -> None:
     """The options --processes and --minutes."""
     parser.add_argument(
         "--processes", type=int, default=1, help="that train and measure students side by side"
@@ -293,12 +331,6 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         default=float("inf"),
         help="begin no student after so many; the results are of those that are there",
     )
-
-
-def settings_of(args: argparse.Namespace) -> list[str]:
-    """Overrides of the config. What is measured is measured in fp32, whatever the precision."""
-    stages = ("teacher.train", "score", "lm.train", "ranker.train")
-    return [*(f"{stage}.precision={args.precision}" for stage in stages), *args.set]
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

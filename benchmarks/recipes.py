@@ -33,14 +33,14 @@ from grid import (
     Ahead,
     Cell,
     Grid,
-    add_processes,
     add_settings,
+    add_time,
     distil,
     exit_with,
     machine,
+    make_config,
     rows_of,
     score,
-    settings_of,
     shipped_shapes,
     train_and_measure,
 )
@@ -48,8 +48,7 @@ from rich.console import Console
 from rich.table import Table
 from training_peers import Groups, sentence_transformers, texts_of
 
-from kdscale.config import Config, Shape
-from kdscale.configload import load_config
+from kdscale.config import Shape
 from kdscale.data.batches import BatchOrder
 from kdscale.data.groups import GroupSource, align_scores
 from kdscale.data.schema import SCORES
@@ -61,7 +60,6 @@ from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
 from kdscale.training.loop import total_steps
 
-HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
 STRATEGY, LABELS = "lm_distill_ranker_distill", "lm_distill_finetune"
 PAPER_HEADS = 12  # as many as the teacher has, since the paper's attention terms ask for it
@@ -88,6 +86,7 @@ VARIANTS: dict[str, list[str]] = {
     "4 x the pairs": ["ranker.train.epochs=4"],
     "lm: a quarter of the tokens": ["lm.train.max_steps=400"],
     "lm: half the tokens": ["lm.train.max_steps=800"],
+    "lm: 4 x the tokens, 4 x the pairs": ["lm.train.max_steps=1600", "ranker.train.epochs=4"],
     "lm: twice the tokens": ["lm.train.max_steps=3200"],
     "lm: twice the tokens, 4 x the pairs": ["lm.train.max_steps=3200", "ranker.train.epochs=4"],
     "lm: none, SVD start": ["lm.train.max_steps=1"],
@@ -111,31 +110,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--beir", type=Path, required=True, metavar="DIR", help="the data")
-    parser.add_argument("--store", type=Path, help="a folder; default outputs/strategies-DATA")
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, PEER], metavar="NAME")
     parser.add_argument("--shapes", nargs="+", default=["2l-192"], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--peer-lr", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--budget", type=float, default=1.0, help="share of the training queries")
-    parser.add_argument("--split", default="dev")
-    add_processes(parser)
-    add_settings(parser)
+    add_settings(parser, split="dev")
+    add_time(parser)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
     for name in args.variants:
         if name not in VARIANTS and name != PEER:
             parser.error(f"no variant {name!r}; there are: {', '.join([*VARIANTS, PEER])}")
-    args.set = settings_of(args)
-    store = args.store or Path("outputs", f"strategies-{args.beir.name}")
-
-    def config(overrides: list[str]) -> Config:
-        places = [f"source.path={args.beir.resolve()}", f"storage.uri={store.resolve()}"]
-        return load_config(HERE / "strategies.yaml", [*places, *args.set, *overrides])
-
+    config = partial(make_config, args)
     reporter = Reporter()
-    grid = Grid(config([]), args.split, reporter)
+    grid = Grid(config([]), args.split, reporter, args.all_queries)
     tables = [
         rows_of(None, name, artifact, grid.measure(name, artifact))
         for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"]))
@@ -176,7 +166,8 @@ def main() -> int:
         write_trials(
             args.output, tables, **machine(), data=args.beir.name, split=args.split,
             depth=grid.base.evaluate.depth, train_queries=grid.train_queries,
-            queries=len(grid.collection.qrels), variants=VARIANTS, overrides=args.set,
+            queries=len(grid.collection.qrels), small=args.small, precision=args.precision,
+            variants=VARIANTS, overrides=args.set,
         )  # fmt: skip
     show(group_trials(pa.concat_tables(tables)), grid.base.evaluate.margin)
     if args.output:

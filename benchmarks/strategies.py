@@ -27,13 +27,13 @@ from grid import (
     Ahead,
     Cell,
     Grid,
-    add_processes,
     add_settings,
+    add_time,
     distil,
     exit_with,
     machine,
+    make_config,
     rows_of,
-    settings_of,
     shipped_shapes,
     train_and_measure,
 )
@@ -41,7 +41,6 @@ from rich.console import Console
 from rich.table import Table
 
 from kdscale.config import STRATEGIES
-from kdscale.configload import load_config
 from kdscale.evaluation.trial_groups import (
     Group,
     against,
@@ -53,7 +52,6 @@ from kdscale.evaluation.trials import write_trials
 from kdscale.progress import Reporter
 from kdscale.store import Artifact
 
-HERE = Path(__file__).parent
 PRIMARY = MEASURES[0]
 QUICK = {
     "prepare.max_queries": "{train: 2000, dev: 100, test: 200}",
@@ -68,31 +66,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--beir", type=Path, required=True, metavar="DIR", help="the data")
-    parser.add_argument("--store", type=Path, help="a folder; default outputs/strategies-DATA")
     parser.add_argument("--quick", action="store_true", help="one shape, one seed, fewer queries")
     parser.add_argument("--shapes", nargs="+", default=["2l-192"], metavar="NAME")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.01, 0.1, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--split", default="test")
     parser.add_argument("--latency-queries", type=int, default=10, metavar="N")
-    add_processes(parser)
-    add_settings(parser)
+    add_settings(parser, split="test")
+    add_time(parser)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
     if args.quick:
         args.shapes, args.seeds, args.budgets = args.shapes[:1], args.seeds[:1], [0.1, 1.0]
         args.set = [f"{key}={value}" for key, value in QUICK.items()] + args.set
-    args.set = settings_of(args)
-    store = args.store or Path("outputs", f"strategies-{args.beir.name}" + "-quick" * args.quick)
-    base = load_config(
-        HERE / "strategies.yaml",
-        [f"source.path={args.beir.resolve()}", f"storage.uri={store.resolve()}", *args.set],
-    )
+        args.store = args.store or Path("outputs", f"strategies-{args.beir.name}-quick")
+    base = make_config(args, [])
     shapes = shipped_shapes(args.shapes)
     reporter = Reporter()
-    grid = Grid(replace(base, students=[]), args.split, reporter)
+    grid = Grid(replace(base, students=[]), args.split, reporter, args.all_queries)
     cells = [
         Cell(base, strategy, shape, budget, seed)
         for seed in args.seeds
@@ -121,6 +112,7 @@ def main() -> int:
     about = {
         **machine(), "data": args.beir.name, "split": args.split, "quick": args.quick,
         "depth": base.evaluate.depth, "train_queries": grid.train_queries,
+        "queries": len(grid.collection.qrels), "small": args.small, "precision": args.precision,
         "overrides": args.set,
         "latency": {name: costs["teacher"][name] for name in ("candidates", "threads")},
     }  # fmt: skip
