@@ -317,6 +317,18 @@ def test_the_newest_sweep_of_a_store(tmp_path, capsys):
     assert "4 settings, 10 rows" in shown
 
 
+def test_one_sweep_as_its_end_names_it(tmp_path, capsys):
+    store = open_store(str(tmp_path / "store"))
+    commit_sweep(store, "new-2", "2026-02-01T00:00:00+00:00")
+    commit_sweep(store, "old-1", "2026-01-01T00:00:00+00:00", [teacher(), SMALL])
+    assert main(["advise", f"{tmp_path}/store/sweeps/old-1/", "--max-drop", "0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 settings" not in shown and "1 settings" in shown and "sweeps/old-1" in shown
+    assert main(["advise", f"{tmp_path}/store/sweeps/gone"]) == 1
+    said = capsys.readouterr().err
+    assert "sweeps/gone has trials" in said and "kdscale artifacts" in said
+
+
 def test_a_sweep_at_work_comes_before_an_older_one_that_has_ended(tmp_path, capsys):
     store = open_store(str(tmp_path / "store"))
     commit_sweep(store, "old-1", "2026-01-01T00:00:00+00:00", [teacher(), SMALL])

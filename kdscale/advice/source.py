@@ -19,13 +19,16 @@ from kdscale.sweep.record import KIND, Record
 def load(uri: str) -> tuple[pa.Table, dict[str, Any], str, Store | None]:
     """The table, what is told of it, where it was found, and the store if `uri` is one.
 
-    uri: a table's Parquet file, or a store, whose newest sweep it then is; a folder or s3://.
-    Raises KdscaleError where there is none.
+    uri: a table's Parquet file, or a store, whose newest sweep it then is, or one sweep of a
+    store, as `kdscale sweep` names it at its end; a folder or s3://. Raises KdscaleError where
+    there is none.
     """
     if not uri.endswith(".parquet"):
-        store = open_store(uri)
+        of_store, _, key = uri.rstrip("/").rpartition(f"/{KIND}/")
+        is_sweep = bool(of_store) and "/" not in key
+        store = open_store(of_store if is_sweep else uri)
         store.preflight(writing=False)
-        return (*newest_sweep(store), store)
+        return (*(_sweep(store, key) if is_sweep else newest_sweep(store)), store)
     if uri.startswith("s3://"):
         folder, _, name = uri.rpartition("/")
         return (*_from_bucket(folder, name, uri), None)
@@ -53,6 +56,16 @@ def newest_sweep(store: Store) -> tuple[pa.Table, dict[str, Any], str]:
         f"no sweep in {store.uri} has trials yet; run kdscale sweep, or give what storage.uri of "
         "the sweep file names, or a table of trials"
     )
+
+
+def _sweep(store: Store, key: str) -> tuple[pa.Table, dict[str, Any], str]:
+    record = Record(store, key)
+    found = record.read()
+    if found is None:
+        raise KdscaleError(
+            f"no sweep {record.uri} has trials; kdscale artifacts {store.uri} lists them"
+        )
+    return *found, record.uri
 
 
 def _from_bucket(uri: str, key: str, where: str) -> tuple[pa.Table, dict[str, Any], str]:

@@ -35,7 +35,11 @@ def make_told(**changes):
         "name": "sweep-quick", "metric": "nDCG@10", "split": "dev",
         "created": "2026-01-02T03:04:05",
         "counts": {"trials": 18, "finished": 16, "stopped": 1, "failed": 1},
-        "shared": {"pairs_scored": 7500}, "left_out": "", "trials": trials, "train_queries": 1500,
+        "shared": {
+            "pairs_scored": {"made": 7500, "found": 0},
+            "language_models": {"made": 1, "found": 2},
+        },
+        "left_out": "", "trials": trials, "train_queries": 1500,
         **changes,
     }  # fmt: skip
 
@@ -52,7 +56,8 @@ def test_every_section_is_there_and_ids_are_unique(page):
     ids = [attrs["id"] for _, attrs in Page(page).tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert "16 of 18 trials finished, 1 stopped early, 1 failed" in page
-    assert "The best student is" in page and "7,500" in page
+    assert "The best student is" in page
+    assert "<dd>7,500</dd>" in page and "<dd>3 <small>2 were there</small></dd>" in page
 
 
 def test_what_is_not_ours_is_escaped(page):
