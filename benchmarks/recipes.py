@@ -62,7 +62,7 @@ from kdscale.training.loop import total_steps
 
 PRIMARY = MEASURES[0]
 STRATEGY, LABELS = "lm_distill_ranker_distill", "lm_distill_finetune"
-PAPER_HEADS = 12  # as many as the teacher has, since the paper's attention terms ask for it
+TEACHER_HEADS = 12  # the paper's attention terms ask for as many
 WITHOUT = ["ranker.intermediate_losses={}"]
 PAPER_TERMS = [
     "lm.init=random",
@@ -77,6 +77,13 @@ VARIANTS: dict[str, list[str]] = {
     "no labels": ["ranker.soft_losses={listwise_kl: 1}"],
     "no qkv": WITHOUT,
     "hidden for qkv": ["ranker.intermediate_losses={hidden: 1}"],
+    "12 heads": [],
+    "12 heads, attention for qkv": ["ranker.intermediate_losses={attention: 1}"],
+    "12 heads, + attention": ["ranker.intermediate_losses={qkv: 1, attention: 1}"],
+    "12 heads, + attention, in the lm too": [
+        "lm.losses={hidden: 1, embedding: 1, qkv: 1, attention: 1}",
+        "ranker.intermediate_losses={qkv: 1, attention: 1}",
+    ],
     "+ margin_mse": ["ranker.soft_losses={listwise_kl: 1, lce: 1, margin_mse: 1}"],
     "temperature 2": ["ranker.temperature=2"],
     "lr 3e-4": ["ranker.train.lr=3.0e-4"],
@@ -139,7 +146,7 @@ def main() -> int:
                     peers += [(cell, lr, args.precision == "bf16") for lr in args.peer_lr]
                 else:
                     strategy = LABELS if name == "labels alone" else STRATEGY
-                    its = paper_shape(shape) if name.startswith("paper") else shape
+                    its = with_heads(shape) if name.startswith(("paper", "12 heads")) else shape
                     cells.append(
                         Cell(config(VARIANTS[name]), strategy, its, args.budget, seed, name)
                     )
@@ -175,11 +182,11 @@ def main() -> int:
     return 0
 
 
-def paper_shape(shape: Shape) -> Shape:
+def with_heads(shape: Shape) -> Shape:
     """The same sizes. Raises KdscaleError for a width that has no so many heads."""
-    if shape.hidden % PAPER_HEADS:
-        raise KdscaleError(f"{shape.name}: {PAPER_HEADS} heads do not divide {shape.hidden}")
-    return replace(shape, name=f"{shape.name}-h{PAPER_HEADS}", heads=PAPER_HEADS)
+    if shape.hidden % TEACHER_HEADS:
+        raise KdscaleError(f"{shape.name}: {TEACHER_HEADS} heads do not divide {shape.hidden}")
+    return replace(shape, name=f"{shape.name}-h{TEACHER_HEADS}", heads=TEACHER_HEADS)
 
 
 def title(cell: Cell) -> str:
@@ -246,7 +253,7 @@ def show(groups: list[Group], margin: float) -> None:
     tests = {}
     defaults = [g for g in students(groups) if g.variant == "default"]
     for base in defaults:
-        shapes = (base.shape, f"{base.shape}-h{PAPER_HEADS}")
+        shapes = (base.shape, f"{base.shape}-h{TEACHER_HEADS}")
         others = [g for g in students(groups) if g.shape in shapes and g is not base]
         tests |= dict(zip(map(id, others), against(others, base, PRIMARY, margin), strict=True))
     table = Table(box=None, padding=(0, 2, 0, 0))

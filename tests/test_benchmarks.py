@@ -54,7 +54,8 @@ def experiment(tmp_path_factory):
     settings = {
         "teacher.model": make_encoder(root / "encoder"), "lm.init": "random",
         "teacher.train.max_steps": 1, "lm.train.max_steps": 1, "ranker.train.max_steps": 1,
-        "lm.relation_heads": 8, "cluster.scorers": 0, "prepare.depth": "{train: 20, dev: 20, test: 20}",
+        "lm.relation_heads": 8, "cluster.scorers": 0,
+        "prepare.depth": "{train: 20, dev: 20, test: 20}",
     }  # fmt: skip
     beir = make_beir(root / "beir")
 
