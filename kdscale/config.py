@@ -248,7 +248,8 @@ class Evaluate:
     # A loss below this, in the primary measure, does not matter: what "not worse" is tested for
     depth: int = 50  # candidates reranked
     depths: list[int] = field(default_factory=list)
-    # Smaller depths that are looked at too, from the same scores
+    # Smaller depths that are looked at too, from the same scores; of each collection those below
+    # its own
     batch_tokens: int = 8_192
     latency_queries: int = 20
     latency_threads: int = 1

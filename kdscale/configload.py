@@ -141,15 +141,16 @@ def _check_names(key: str, names: list[str]) -> None:
 def _check_depths(config: Config) -> None:
     """Raise KdscaleError for a depth to look at that has no candidates of its own."""
     evaluate, prepare = config.evaluate, config.prepare
+    deepest = max([evaluate.depth, *(transfer.depth for transfer in config.transfer.values())])
     for depth in evaluate.depths:
-        if not 1 <= depth <= evaluate.depth:
+        if not 1 <= depth <= deepest:
             raise KdscaleError(
-                f"evaluate.depths: {depth} is not among the evaluate.depth {evaluate.depth} "
-                "candidates that are reranked; give depths from 1 to that"
+                f"evaluate.depths: {depth} is not among the {deepest} candidates that are reranked "
+                "(evaluate.depth, or that of a transfer); give depths from 1 to that"
             )
         for split in evaluate.splits:
             kept = prepare.depth.get(split, prepare.default_depth)
-            if depth > kept:
+            if kept < depth <= evaluate.depth:
                 raise KdscaleError(
                     f"evaluate.depths: {depth} candidates, but prepare.depth keeps {kept} of "
                     f"{split}; raise it"

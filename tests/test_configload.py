@@ -122,8 +122,12 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
         ("evaluate: {depths: [10, 0]}", r"evaluate\.depths: 0 is not among"),
-        ("evaluate: {depths: [51]}", "51 is not among the evaluate.depth 50"),
+        ("evaluate: {depths: [51]}", "51 is not among the 50 candidates"),
         ("evaluate: {depth: 99, depths: [60]}", "prepare.depth keeps 50 of test"),
+        (
+            f"evaluate: {{depths: [61]}}\ntransfer: {{a: {{source: {BEIR}, depth: 60}}}}",
+            "61 is not among the 60 candidates",
+        ),
         (f"transfer: {{a: {{source: {BEIR}, split: tset}}}}", "transfer.a.split: .*no query set"),
         (f"transfer: {{test: {{source: {BEIR}}}}}", "transfer.test: evaluate.splits has a split"),
         (f"transfer: {{a/b: {{source: {BEIR}}}}}", "transfer: the name"),

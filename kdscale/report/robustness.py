@@ -14,18 +14,20 @@ from kdscale.report.verdict import Verdict, signed
 
 
 def depths_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
-    """The primary measure of each system by reranking depth, drawn and as rows; None where one
-    depth alone was looked at."""
+    """The primary measure of each system by reranking depth, drawn and as rows: of the collection
+    that was looked at at the most depths, the page's own split before others. None where each was
+    looked at at one alone."""
     path = evidence.inputs["evaluation"].path / "depths.parquet"
     primary = evidence.config.evaluate.primary
-    found = {
-        (r["system"], r["depth"]): r
-        for r in read_table(path, DEPTHS).to_pylist()
-        if r["split"] == evidence.split and r["measure"] == primary
-    }
-    depths = sorted({depth for _, depth in found})
+    rows = [r for r in read_table(path, DEPTHS).to_pylist() if r["measure"] == primary]
+    of_collection: dict[str, set[int]] = {evidence.split: set()}
+    for row in rows:
+        of_collection.setdefault(row["split"], set()).add(row["depth"])
+    collection = max(of_collection, key=lambda name: len(of_collection[name]))
+    depths = sorted(of_collection[collection])
     if len(depths) < 2:
         return None
+    found = {(r["system"], r["depth"]): r for r in rows if r["split"] == collection}
     shapes = list(dict.fromkeys(s["student"] for s in evidence.students))
     lines = []
     for system in evidence.systems:
@@ -40,10 +42,11 @@ def depths_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
             }
         )
     drawn = [
-        (f"{primary} on {evidence.split}", depths, [c["value"] for c in line["cells"]], line)
+        (f"{primary} on {collection}", depths, [c["value"] for c in line["cells"]], line)
         for line in lines
     ]
     return {
+        "collection": collection,
         "wide": Markup(figures.depth_lines(drawn, 8.6, 3.8, "depths")),
         "narrow": Markup(figures.depth_lines(drawn, 4.0, 3.8, "depths-narrow")),
         "label": _label(primary, depths, lines),

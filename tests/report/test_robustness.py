@@ -1,6 +1,7 @@
 import copy
 import re
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_experiment import SHAPES, make_config, make_inputs
@@ -49,6 +50,22 @@ def test_the_page_shows_the_depths(deep):
     assert "3 to 30 candidates are reranked" in section
     ids = [attrs["id"] for _, attrs in Page(page).tags if "id" in attrs]
     assert len(ids) == len(set(ids))
+
+
+def test_a_collection_that_was_reranked_deeper_is_the_one_shown(tmp_path):
+    config = make_config(tmp_path, SHAPES[1:], evaluate=Evaluate(depths=[3, 10]))
+    evidence = collect(config, make_inputs(config))
+    path = evidence.inputs["evaluation"].path / "depths.parquet"
+    table = pq.read_table(path)
+    far = [
+        {**row, "split": "far/test", "depth": depth}
+        for row in table.to_pylist()
+        if row["depth"] == 30
+        for depth in (3, 10, 30, 1000)
+    ]
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist(far, table.schema)]), path)
+    view = depths_view(evidence, judge(evidence))
+    assert view["collection"] == "far/test" and view["depths"] == [3, 10, 30, 1000]
 
 
 def test_one_depth_is_no_section(experiment):
