@@ -80,7 +80,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "precision": config.precision,
             "device": device,
         }
-        score = _score_on_ray if cluster.scorers else _score_here
+        score = score_on_ray if cluster.scorers else score_here
         with (
             score(list(todo.values()), actor, cluster, ctx.reporter) as names,
             ctx.reporter.task("scoring pairs", unknown.num_rows) as task,
@@ -160,7 +160,7 @@ class TeacherActor:
 
 
 @contextmanager
-def _score_here(
+def score_here(
     blocks: list[pa.Table], actor: dict[str, Any], cluster: Cluster, reporter: Reporter
 ) -> Iterator[Iterator[str]]:
     """Yields the names of the blocks, one after the other as they are scored."""
@@ -171,7 +171,7 @@ def _score_here(
 
 
 @contextmanager
-def _score_on_ray(
+def score_on_ray(
     blocks: list[pa.Table], actor: dict[str, Any], cluster: Cluster, reporter: Reporter
 ) -> Iterator[Iterator[str]]:
     """The same, in the order in which the actors finish."""
@@ -185,16 +185,20 @@ def _score_on_ray(
             "cluster.scorers or cluster.cpus_per_scorer",
             cluster.wait_s,
         )
-        yield _map_blocks(blocks, plan, {**actor, "threads": threads_of(plan.cpus)})
+        yield map_blocks(blocks, plan, {**actor, "threads": threads_of(plan.cpus)})
 
 
-def _map_blocks(blocks: list[pa.Table], plan: Plan, actor: dict[str, Any]) -> Iterator[str]:
+def map_blocks(
+    blocks: list[pa.Table], plan: Plan, actor: dict[str, Any], worker: type = TeacherActor
+) -> Iterator[str]:
+    """The names that so many of `worker`, each made with `actor`, give for the blocks, in the order
+    in which they come."""
     import ray.data
 
     # The blocks are in shared memory already, so that no read task waits for a CPU which the
     # actors hold: that would stand still for ever.
     scored = ray.data.from_arrow(blocks).map_batches(
-        TeacherActor,
+        worker,
         fn_constructor_kwargs=actor,
         compute=ray.data.ActorPoolStrategy(size=min(plan.count, len(blocks))),
         num_cpus=plan.cpus,
