@@ -51,14 +51,17 @@ def pack(pairs: list[Pair], encoder: PairEncoder) -> PackedPairs:
 
 
 def can_pack(model: Any, device: torch.device, precision: str) -> bool:
-    """Whether `PackedRanker` runs this model there."""
+    """Whether `PackedRanker` runs this model there. The kernel takes heads whose width is a multiple
+    of 8, up to 256."""
+    config = model.config
     return (
         varlen_attn is not None
         and device.type == "cuda"
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and precision == "bf16"
         and type(model).__name__ == "BertForSequenceClassification"
-        and not model.config.is_decoder
+        and not config.is_decoder
+        and config.hidden_size // config.num_attention_heads in range(8, 257, 8)
     )
 
 

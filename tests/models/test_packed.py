@@ -68,6 +68,8 @@ def test_a_cpu_and_other_models_stay_with_padding(monkeypatch):
     monkeypatch.setattr(packed, "varlen_attn", attend_pair_by_pair)
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     rankers = {name: build_ranker(make(), 0.0, 0) for name, (make, _) in FAMILIES.items()}
+    assert not can_pack(rankers.pop("bert"), cuda, "bf16")  # its heads are 6 wide
+    rankers["bert"] = build_ranker(bert_encoder(hidden=32), 0.0, 0)
     assert [name for name, model in rankers.items() if can_pack(model, cuda, "bf16")] == ["bert"]
     assert not can_pack(rankers["bert"], cuda, "fp32")
     assert not can_pack(rankers["bert"], cpu, "bf16")
