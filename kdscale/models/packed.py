@@ -51,8 +51,8 @@ def pack(pairs: list[Pair], encoder: PairEncoder) -> PackedPairs:
 
 
 def can_pack(model: Any, device: torch.device, precision: str) -> bool:
-    """Whether `PackedRanker` runs this model there. The kernel takes heads whose width is a multiple
-    of 8, up to 256."""
+    """Whether `PackedRanker` runs this model there. The kernel takes heads whose width is a
+    multiple of 8, up to 256."""
     config = model.config
     return (
         varlen_attn is not None
