@@ -220,7 +220,7 @@ def sleeping(
     share = (os.cpu_count() or 1) / workers / 2
     blocks = small_blocks(workers * rounds)
     with ray_session(Cluster(), reporter):
-        list(map_blocks(blocks, Plan(workers, share), settings, Sleeper))
+        list(map_blocks(blocks, Plan(workers, share), Sleeper, settings))
     of_workers = [np.loadtxt(path, ndmin=2) for path in sorted(log.iterdir())]
     there = sum(times[-1, 1] - times[0, 0] for times in of_workers)
     return {
@@ -236,7 +236,7 @@ def nothing(count: int, folder: Path, reporter: Reporter) -> dict[str, Any]:
     most, began = before, time.monotonic()
     blocks = small_blocks(count)
     with ray_session(Cluster(), reporter):
-        for done in throttled(map_blocks(blocks, Plan(2, 0.5), {}, Nothing)):
+        for done in throttled(map_blocks(blocks, Plan(2, 0.5), Nothing, {})):
             most = max(most, driver.memory_info().rss)
             reporter.info(f"  {done:,} done")
     return {

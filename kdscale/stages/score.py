@@ -185,21 +185,22 @@ def score_on_ray(
             "cluster.scorers or cluster.cpus_per_scorer",
             cluster.wait_s,
         )
-        yield map_blocks(blocks, plan, {**actor, "threads": threads_of(plan.cpus)})
+        settings = {**actor, "threads": threads_of(plan.cpus)}
+        yield map_blocks(blocks, plan, TeacherActor, settings)
 
 
 def map_blocks(
-    blocks: list[pa.Table], plan: Plan, actor: dict[str, Any], worker: type = TeacherActor
+    blocks: list[pa.Table], plan: Plan, actor: type, settings: dict[str, Any]
 ) -> Iterator[str]:
-    """The names that so many of `worker`, each made with `actor`, give for the blocks, in the order
-    in which they come."""
+    """The names that so many of `actor`, each made with `settings`, give for the blocks, in the
+    order in which they come."""
     import ray.data
 
     # The blocks are in shared memory already, so that no read task waits for a CPU which the
     # actors hold: that would stand still for ever.
     scored = ray.data.from_arrow(blocks).map_batches(
-        worker,
-        fn_constructor_kwargs=actor,
+        actor,
+        fn_constructor_kwargs=settings,
         compute=ray.data.ActorPoolStrategy(size=min(plan.count, len(blocks))),
         num_cpus=plan.cpus,
         num_gpus=plan.gpus,
