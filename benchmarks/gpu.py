@@ -117,7 +117,7 @@ def main() -> int:
         training = train_model(ranker, world, args, device, peak, reporter)
         result["results"].append({"model": name, "scoring": scoring, "training": training})
         show(result["results"][-1])
-        finish(result, args.output)  # after each model: a lease of a GPU can end
+        finish(result, args.output)  # after each model: what is measured is kept
     return 0
 
 
