@@ -48,7 +48,7 @@ from kdscale.evaluation.flops import forward_flops
 from kdscale.evaluation.measures import parse_measures, per_query
 from kdscale.models.encode import PairEncoder
 from kdscale.models.first_token import first_token_only
-from kdscale.models.packed import PackedRanker
+from kdscale.models.packed import PackedPairs, PackedRanker
 from kdscale.models.ranker import Scorer, build_ranker, save_ranker
 from kdscale.progress import Reporter
 from kdscale.store import LocalWorkspace
@@ -211,6 +211,17 @@ def compiled(what: Any) -> Any:
     return torch.compile(what, dynamic=True, backend=backend)
 
 
+class HalfRanker(PackedRanker):
+    """Weights and all that flows between them in bf16, not the products alone."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model.to(torch.bfloat16))
+
+    def __call__(self, packed: PackedPairs) -> torch.Tensor:
+        with torch.autocast(packed.ids.device.type, enabled=False):
+            return super().__call__(packed)
+
+
 def score_model(
     ranker: nn.Module, world: World, args: argparse.Namespace, device: str, peak: float,
     reporter: Reporter,
@@ -229,8 +240,8 @@ def score_model(
     if ours.packed is not None:
         padded, half, faster = scorer("bf16"), scorer("bf16"), scorer("bf16")
         padded.packed = None
-        half.model.to(torch.bfloat16)
-        faster.packed = PackedRanker(faster.model.to(torch.bfloat16), compiled=True)
+        half.packed, faster.packed = HalfRanker(half.model), HalfRanker(faster.model)
+        faster.packed.layer = compiled(faster.packed.layer)
         scorers |= {
             "kdscale, padded": padded,
             "kdscale, bf16 weights": half,

@@ -12,8 +12,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -55,6 +55,13 @@ class Cell:
     seed: int
     variant: str = "default"  # of the recipe
 
+    @property
+    def title(self) -> str:
+        return (
+            f"{self.strategy}/{self.shape.name}, {self.variant}, {self.budget:.0%} of the queries, "
+            f"seed {self.seed}"
+        )
+
 
 class Grid:
     """Cells of one store, trained and measured on one split of one dataset."""
@@ -86,11 +93,27 @@ class Grid:
         step = _student(cell)
         return self._make(self._config(cell), [step])[step]
 
-    def has(self, cell: Cell) -> bool:
-        """Whether the cell's student is there already."""
-        steps = run_steps(
-            self._config(cell), self.store, [_student(cell)], self.reporter, dry_run=True
-        )
+    def students(
+        self, cells: list[Cell], until: float
+    ) -> Iterator[tuple[Cell, Artifact, dict[str, np.ndarray]]]:
+        """Each cell with its student and what that is worth; one that would have to be trained
+        after `until` is left out."""
+        for number, cell in enumerate(cells, 1):
+            self.reporter.info(f"student {number} of {len(cells)}: {cell.title}")
+            if self.in_time(until, self.has(cell, _student(cell))):
+                artifact = self.train(cell)
+                yield cell, artifact, self.measure(f"{cell.strategy}/{cell.shape.name}", artifact)
+
+    def in_time(self, until: float, is_there: bool) -> bool:
+        """Whether it is there, or may still be begun; says so where it is left out."""
+        if is_there or time.monotonic() <= until:
+            return True
+        self.reporter.warn("left out: the time is up")
+        return False
+
+    def has(self, cell: Cell, step: str) -> bool:
+        """Whether a step of the cell is there already."""
+        steps = run_steps(self._config(cell), self.store, [step], self.reporter, dry_run=True)
         return steps[-1].artifact is not None
 
     def language_model(self, cell: Cell) -> Artifact:
@@ -190,55 +213,42 @@ def _student(cell: Cell) -> str:
     return f"student:{cell.strategy}:{cell.shape.name}"
 
 
-Work = Callable[[Grid], Any]  # picklable: a function of this module's users, or a partial of one
-
-
-def distil(grid: Grid, cell: Cell) -> None:
-    grid.language_model(cell)
-
-
-def score(grid: Grid, cell: Cell) -> None:
-    grid.scores(cell)
+Work = Callable[[Grid], Any]  # picklable: a method of Grid or a function, or a partial of one
 
 
 def train_and_measure(grid: Grid, cell: Cell) -> None:
     grid.measure(f"{cell.strategy}/{cell.shape.name}", grid.train(cell))
 
 
-class Ahead:
+def make_ahead(
+    grid: Grid,
+    processes: int,
+    until: float,
+    first: Iterable[tuple[str, Work]],
+    then: Iterable[tuple[str, Work]],
+) -> None:
     """What a benchmark is about to ask of its grid, made by several processes: it then finds it.
 
-    processes: with one thread each where there are as many as CPUs, so that none waits for
-    another's; 1: nothing is made ahead. until: no work is begun after this `time.monotonic()`.
+    first, then: (name, work); `then` begins when all of `first` is done. processes: 1: nothing is
+    made ahead. until: no work is begun after this `time.monotonic()`.
     """
-
-    def __init__(self, grid: Grid, processes: int, until: float):
-        self._grid, self._processes, self._until = grid, processes, until
-
-    def work(self, first: Iterable[tuple[str, Work]], then: Iterable[tuple[str, Work]]) -> None:
-        """(name, work); `then` begins when all of `first` is done."""
-        if self._processes == 1:
-            return
-        threads = max(1, (os.cpu_count() or 1) // self._processes)
-        with ProcessPoolExecutor(
-            self._processes,
-            get_context("spawn"),
-            _start,
-            (self._grid.base, self._grid.split, self._grid.all_queries, threads),
-        ) as pool:
-            for works in (first, then):
-                self._finish({pool.submit(_run, work, self._until): n for n, work in works})
-
-    def _finish(self, futures: dict[Future, str]) -> None:
-        for number, future in enumerate(as_completed(futures), 1):
-            name, error = futures[future], future.exception()
-            if error is not None:  # whoever asks the grid for it meets the error again
-                self._grid.reporter.warn(f"{name}: {type(error).__name__}: {error}")
-            elif future.result():
-                self._grid.reporter.info(f"{number} of {len(futures)}: {name}")
+    if processes == 1:
+        return
+    # One thread each where there are as many as CPUs, so that none waits for another's.
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    settings = (grid.base, grid.split, grid.all_queries, threads)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start, settings) as pool:
+        for works in (first, then):
+            futures = {pool.submit(_run, work, until): name for name, work in works}
+            for number, future in enumerate(as_completed(futures), 1):
+                name, error = futures[future], future.exception()
+                if error is not None:  # whoever asks the grid for it meets the error again
+                    grid.reporter.warn(f"{name}: {type(error).__name__}: {error}")
+                elif future.result():
+                    grid.reporter.info(f"{number} of {len(futures)}: {name}")
 
 
-_grid: Grid | None = None  # of a process of `Ahead`
+_grid: Grid | None = None  # of a process of `make_ahead`
 
 
 def _start(base: Config, split: str, all_queries: bool, threads: int) -> None:

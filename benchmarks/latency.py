@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 from sidebyside import circumstances, finish, read_shape
@@ -208,4 +209,4 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

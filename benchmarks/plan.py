@@ -21,11 +21,13 @@ from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
+from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 
 from kdscale.config import Config
 from kdscale.configload import load_config
+from kdscale.data.readers import open_reader
 from kdscale.evaluation.latency import hardware
 from kdscale.pipeline import run_steps
 from kdscale.planning.calibrate import calibrate
@@ -60,6 +62,7 @@ def main() -> int:
     if args.beir:
         overrides = [f"source={{type: beir, path: {args.beir.resolve()}}}", *overrides]
     reporter = Reporter()
+    open_reader(load_config(CONFIG, overrides).source)  # a wrong path is told at once
     # First, and in this process: Ray is then up, as it is for all steps but the first.
     rates = calibrate(reporter)
     with tempfile.TemporaryDirectory(prefix="kdscale-plan-") as folder:
@@ -137,4 +140,4 @@ def show(rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

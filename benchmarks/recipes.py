@@ -30,17 +30,15 @@ import numpy as np
 import pyarrow as pa
 from grid import (
     MEASURES,
-    Ahead,
     Cell,
     Grid,
     add_settings,
     add_time,
-    distil,
     exit_with,
     machine,
+    make_ahead,
     make_config,
     rows_of,
-    score,
     shipped_shapes,
     train_and_measure,
 )
@@ -48,7 +46,7 @@ from rich.console import Console
 from rich.table import Table
 from training_peers import Groups, sentence_transformers, texts_of
 
-from kdscale.config import Shape
+from kdscale.config import Config, Shape
 from kdscale.data.batches import BatchOrder
 from kdscale.data.groups import GroupSource, align_scores
 from kdscale.data.schema import SCORES
@@ -88,14 +86,6 @@ VARIANTS: dict[str, list[str]] = {
     "temperature 2": ["ranker.temperature=2"],
     "lr 3e-4": ["ranker.train.lr=3.0e-4"],
     "lr 1.2e-3": ["ranker.train.lr=1.2e-3"],
-    "half the pairs": ["ranker.train.epochs=0.5"],
-    "twice the pairs": ["ranker.train.epochs=2"],
-    "4 x the pairs": ["ranker.train.epochs=4"],
-    "lm: a quarter of the tokens": ["lm.train.max_steps=400"],
-    "lm: half the tokens": ["lm.train.max_steps=800"],
-    "lm: 4 x the tokens, 4 x the pairs": ["lm.train.max_steps=1600", "ranker.train.epochs=4"],
-    "lm: twice the tokens": ["lm.train.max_steps=3200"],
-    "lm: twice the tokens, 4 x the pairs": ["lm.train.max_steps=3200", "ranker.train.epochs=4"],
     "lm: none, SVD start": ["lm.train.max_steps=1"],
     "lm: random start": ["lm.init=random"],
     "lm: no qkv": ["lm.losses={hidden: 1, embedding: 1}"],
@@ -109,7 +99,19 @@ VARIANTS: dict[str, list[str]] = {
     "paper, lr 1.2e-3": [*PAPER_TERMS, "ranker.train.lr=1.2e-3"],
 }
 # fmt: on
+# By so much more of the language model's steps, and of the ranker's, than the config has.
+LONGER = {
+    "half the pairs": (1, 0.5),
+    "twice the pairs": (1, 2),
+    "4 x the pairs": (1, 4),
+    "lm: a quarter of the tokens": (0.25, 1),
+    "lm: half the tokens": (0.5, 1),
+    "lm: twice the tokens": (2, 1),
+    "lm: twice the tokens, 4 x the pairs": (2, 4),
+    "lm: 4 x the tokens, 4 x the pairs": (4, 4),
+}
 PEER = "sentence-transformers"
+NAMES = [*VARIANTS, *LONGER, PEER]
 Peer = tuple[Cell, float, bool]  # what it stands beside, its learning rate, whether in bf16
 
 
@@ -117,7 +119,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--variants", nargs="+", default=[*VARIANTS, PEER], metavar="NAME")
+    parser.add_argument("--variants", nargs="+", default=NAMES, metavar="NAME")
     parser.add_argument("--shapes", nargs="+", default=["2l-192"], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--peer-lr", nargs="+", type=float, default=[5e-4, 1e-3, 2e-3])
@@ -128,8 +130,8 @@ def main() -> int:
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
     for name in args.variants:
-        if name not in VARIANTS and name != PEER:
-            parser.error(f"no variant {name!r}; there are: {', '.join([*VARIANTS, PEER])}")
+        if name not in NAMES:
+            parser.error(f"no variant {name!r}; there are: {', '.join(NAMES)}")
     config = partial(make_config, args)
     reporter = Reporter()
     grid = Grid(config([]), args.split, reporter, args.all_queries)
@@ -137,6 +139,7 @@ def main() -> int:
         rows_of(None, name, artifact, grid.measure(name, artifact))
         for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"]))
     ]
+    settings = VARIANTS | {name: longer(grid.base, *by) for name, by in LONGER.items()}
     cells, peers = [], []
     for seed in args.seeds:
         for shape in shipped_shapes(args.shapes):
@@ -148,22 +151,18 @@ def main() -> int:
                     strategy = LABELS if name == "labels alone" else STRATEGY
                     its = with_heads(shape) if name.startswith(("paper", "12 heads")) else shape
                     cells.append(
-                        Cell(config(VARIANTS[name]), strategy, its, args.budget, seed, name)
+                        Cell(config(settings[name]), strategy, its, args.budget, seed, name)
                     )
     ahead(grid, cells, peers, args.processes, until)
-    for cell in cells:
-        reporter.info(title(cell))
-        if time.monotonic() > until and not grid.has(cell):
-            reporter.warn("left out: the time is up")
-            continue
-        artifact = grid.train(cell)
-        name = f"{cell.strategy}/{cell.shape.name}"
-        tables.append(rows_of(cell, name, artifact, grid.measure(name, artifact)))
+    for cell, artifact, values in grid.students(cells, until):
+        tables.append(rows_of(cell, f"{cell.strategy}/{cell.shape.name}", artifact, values))
     for cell, lr, bf16 in peers:
         name = f"{PEER}, lr {lr:g}"
-        reporter.info(f"{title(cell)}, lr {lr:g}")
-        if time.monotonic() > until and not grid.remembers(peer_key(grid, cell, lr, bf16)):
-            reporter.warn("left out: the time is up")
+        reporter.info(f"{cell.title}, lr {lr:g}")
+        is_there = grid.has(cell, f"lm:{cell.shape.name}") and grid.remembers(
+            peer_key(grid, cell, lr, bf16)
+        )
+        if not grid.in_time(until, is_there):
             continue
         values = peer_values(grid, cell, lr, bf16)
         facts = {n: values.pop(n).item() for n in ("pairs_seen", "seconds")}
@@ -174,7 +173,7 @@ def main() -> int:
             args.output, tables, **machine(), data=args.beir.name, split=args.split,
             depth=grid.base.evaluate.depth, train_queries=grid.train_queries,
             queries=len(grid.collection.qrels), small=args.small, precision=args.precision,
-            variants=VARIANTS, overrides=args.set,
+            variants=settings, overrides=args.set,
         )  # fmt: skip
     show(group_trials(pa.concat_tables(tables)), grid.base.evaluate.margin)
     if args.output:
@@ -189,8 +188,10 @@ def with_heads(shape: Shape) -> Shape:
     return replace(shape, name=f"{shape.name}-h{TEACHER_HEADS}", heads=TEACHER_HEADS)
 
 
-def title(cell: Cell) -> str:
-    return f"{cell.shape.name}, {cell.variant}, seed {cell.seed}"
+def longer(base: Config, tokens: float, pairs: float) -> list[str]:
+    """Settings of so many times the tokens of the language model and the pairs of the ranker."""
+    steps, epochs = base.lm.train.max_steps * tokens, base.ranker.train.epochs * pairs
+    return [f"lm.train.max_steps={round(steps)}", f"ranker.train.epochs={epochs:g}"]
 
 
 def ahead(grid: Grid, cells: list[Cell], peers: list[Peer], processes: int, until: float) -> None:
@@ -198,14 +199,14 @@ def ahead(grid: Grid, cells: list[Cell], peers: list[Peer], processes: int, unti
     first = {}
     for cell in [*cells, *(cell for cell, *_ in peers)]:
         texts = repr(cell.config.prepare)
-        first.setdefault(texts, (f"scores of {title(cell)}", partial(score, cell=cell)))
+        first.setdefault(texts, (f"scores of {cell.title}", partial(Grid.scores, cell=cell)))
         made_of = repr((cell.shape, cell.config.prepare, cell.config.lm))
-        first.setdefault(made_of, (f"lm of {title(cell)}", partial(distil, cell=cell)))
-    then = [(title(cell), partial(train_and_measure, cell=cell)) for cell in cells]
+        first.setdefault(made_of, (f"lm of {cell.title}", partial(Grid.language_model, cell=cell)))
+    then = [(cell.title, partial(train_and_measure, cell=cell)) for cell in cells]
     for cell, lr, bf16 in peers:
         work = partial(peer_values, cell=cell, lr=lr, bf16=bf16)
-        then.append((f"{title(cell)}, lr {lr:g}", work))
-    Ahead(grid, processes, until).work(first.values(), then)
+        then.append((f"{cell.title}, lr {lr:g}", work))
+    make_ahead(grid, processes, until, first.values(), then)
 
 
 def peer_key(grid: Grid, cell: Cell, lr: float, bf16: bool) -> str:

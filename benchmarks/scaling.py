@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import torch
+from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 from sidebyside import circumstances, finish
@@ -289,4 +290,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from grid import exit_with
 from latency import make_requests
 from rich.console import Console
 from rich.table import Table
@@ -292,4 +293,4 @@ def show(found: dict[str, dict[str, Any]], ratios: dict[str, float], peaks: list
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

@@ -24,14 +24,13 @@ import pyarrow as pa
 from grid import (
     MEASURES,
     WITH_LM,
-    Ahead,
     Cell,
     Grid,
     add_settings,
     add_time,
-    distil,
     exit_with,
     machine,
+    make_ahead,
     make_config,
     rows_of,
     shipped_shapes,
@@ -96,14 +95,8 @@ def main() -> int:
         found.append((None, name, artifact, grid.measure(name, artifact)))
     ahead(grid, cells, args.processes, until)
     shaped = {}
-    for number, cell in enumerate(cells, 1):
-        name = f"{cell.strategy}/{cell.shape.name}"
-        reporter.info(f"student {number} of {len(cells)}: {title(cell)}")
-        if time.monotonic() > until and not grid.has(cell):
-            reporter.warn("left out: the time is up")
-            continue
-        artifact = grid.train(cell)
-        found.append((cell, name, artifact, grid.measure(name, artifact)))
+    for cell, artifact, values in grid.students(cells, until):
+        found.append((cell, f"{cell.strategy}/{cell.shape.name}", artifact, values))
         shaped.setdefault(cell.shape.name, artifact)
     costs = grid.latency(shaped, queries=args.latency_queries, threads=1)
     tables = [
@@ -127,15 +120,13 @@ def main() -> int:
 def ahead(grid: Grid, cells: list[Cell], processes: int, until: float) -> None:
     """Students in several processes: first the language models and the students that need none."""
     shapes = {cell.shape.name: cell for cell in cells if cell.strategy in WITH_LM}
-    models = [(f"lm/{name}", partial(distil, cell=cell)) for name, cell in shapes.items()]
+    models = [
+        (f"lm/{name}", partial(Grid.language_model, cell=cell)) for name, cell in shapes.items()
+    ]
     rest = {True: [], False: []}
     for cell in cells:
-        rest[cell.strategy in WITH_LM].append((title(cell), partial(train_and_measure, cell=cell)))
-    Ahead(grid, processes, until).work([*models, *rest[False]], rest[True])
-
-
-def title(cell: Cell) -> str:
-    return f"{cell.strategy}/{cell.shape.name}, {cell.budget:.0%} of the queries, seed {cell.seed}"
+        rest[cell.strategy in WITH_LM].append((cell.title, partial(train_and_measure, cell=cell)))
+    make_ahead(grid, processes, until, [*models, *rest[False]], rest[True])
 
 
 def show(groups: list[Group], margin: float) -> None:

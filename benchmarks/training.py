@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import training_peers as peers
+from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, rates, ratio, read_shape
@@ -275,4 +276,4 @@ def show(stage: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

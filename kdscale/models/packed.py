@@ -7,8 +7,6 @@ the first token of each pair needs is computed, as in `kdscale.models.first_toke
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,25 +64,17 @@ def can_pack(model: Any, device: torch.device, precision: str) -> bool:
 
 
 class PackedRanker:
-    """A model that is only read: its own modules are run. For inference; under autocast, unless
-    its weights are bf16 themselves.
+    """A model that is only read: its own modules are run. For inference, under autocast.
 
-    compiled: torch.compile a layer, once for any number of tokens: half a minute at first.
+    layer: what runs each layer but the last, as the function of that name.
     """
 
-    def __init__(self, model: Any, compiled: bool = False):
+    def __init__(self, model: Any):
         self._model = model
-        self._layer: Callable[..., torch.Tensor] = (
-            torch.compile(_layer, dynamic=True) if compiled else _layer
-        )
+        self.layer = layer
 
     def __call__(self, packed: PackedPairs) -> torch.Tensor:
         """[B] logits."""
-        is_half = self._model.dtype == torch.bfloat16
-        with torch.autocast(packed.ids.device.type, enabled=False) if is_half else nullcontext():
-            return self._logits(packed)
-
-    def _logits(self, packed: PackedPairs) -> torch.Tensor:
         body, starts = self._model.base_model, packed.starts
         tables = body.embeddings
         x = tables.LayerNorm(
@@ -92,33 +82,33 @@ class PackedRanker:
             + tables.token_type_embeddings(packed.types)
             + tables.position_embeddings(packed.positions)
         )
-        *layers, last = encoder_layers(self._model)
-        for layer in layers:
-            x = self._layer(layer, x, starts, packed.longest)
+        *before, last = encoder_layers(self._model)
+        for module in before:
+            x = self.layer(module, x, starts, packed.longest)
         pooled = body.pooler(_first_tokens(last, x, starts, packed.longest).unsqueeze(1))
         return self._model.classifier(pooled)[:, 0]
 
 
-def _layer(layer: nn.Module, x: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
-    """x: [T, H] -> [T, H]."""
-    own = layer.attention.self
+def layer(module: nn.Module, x: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
+    """A layer of BERT. x: [T, H] -> [T, H]."""
+    own = module.attention.self
     q, k, v = (_heads(own, linear, x) for linear in (own.query, own.key, own.value))
     seen = attend(q, k, v, starts, starts, longest, longest).flatten(-2)
-    attended = layer.attention.output(seen, x)
-    return layer.output(layer.intermediate(attended), attended)
+    attended = module.attention.output(seen, x)
+    return module.output(module.intermediate(attended), attended)
 
 
 def _first_tokens(
-    layer: nn.Module, x: torch.Tensor, starts: torch.Tensor, longest: int
+    module: nn.Module, x: torch.Tensor, starts: torch.Tensor, longest: int
 ) -> torch.Tensor:
     """x: [T, H] -> [B, H], what the layer makes of the first token of each pair."""
-    own, first = layer.attention.self, x[starts[:-1]]
+    own, first = module.attention.self, x[starts[:-1]]
     q = _heads(own, own.query, first)
     k, v = (_heads(own, linear, x) for linear in (own.key, own.value))
     ones = torch.arange(len(starts), dtype=torch.int32, device=x.device)
     seen = attend(q, k, v, ones, starts, 1, longest).flatten(-2)
-    attended = layer.attention.output(seen, first)
-    return layer.output(layer.intermediate(attended), attended)
+    attended = module.attention.output(seen, first)
+    return module.output(module.intermediate(attended), attended)
 
 
 def _heads(own: nn.Module, linear: nn.Module, x: torch.Tensor) -> torch.Tensor:
