@@ -21,8 +21,9 @@ POLL_S = 0.002
 
 
 @contextmanager
-def ray_cluster_of(cpus: int):
-    """A cluster of one node; `cluster.add_node(num_cpus=N)` gives it more."""
+def ray_cluster_of(cpus: int, state_api: bool = False):
+    """A cluster of one node; `cluster.add_node(num_cpus=N)` gives it more. state_api: with Ray's
+    State API, as sweeps want it."""
     from kdscale.runtime import _quiet_environment
 
     _quiet_environment()  # a raylet reads it when it starts
@@ -31,7 +32,7 @@ def ray_cluster_of(cpus: int):
     cluster = Cluster(
         initialize_head=True,
         connect=False,
-        head_node_args={"num_cpus": cpus, "include_dashboard": False},
+        head_node_args={"num_cpus": cpus, "include_dashboard": state_api},
     )
     try:
         yield cluster

@@ -29,7 +29,7 @@ def make_sweep(
     directory.mkdir(parents=True, exist_ok=True)
     section = {"space": SPACE if space is None else space}
     section |= {k: changes.pop(k) for k in ("search", "limits", "seed", "wandb") if k in changes}
-    cluster = {"workers": 1, "scorers": 1, "engine": engine}
+    cluster = {"workers": 1, "scorers": 1, "engine": engine, **changes.pop("cluster", {})}
     path = make_config(directory, cluster=cluster, **{"students": SHAPES, **changes})
     data = yaml.safe_load(path.read_text())
     sweep = directory / file
