@@ -11,6 +11,24 @@ HERE = Path(__file__).parent
 for folder in (HERE, HERE / "models", HERE / "evaluation", HERE / "data", HERE / "store"):
     sys.path.insert(0, str(folder))
 
+# Files that take minutes, the longest first. Two run side by side: a long one that began last would
+# be waited for alone.
+LONG = (
+    "test_recovery.py",
+    "test_pipeline.py",
+    "test_sweep.py",
+    "test_sweep_on_s3.py",
+    "test_submit.py",
+    "test_hostile_page.py",
+    "test_score_recovery.py",
+    "test_plan.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):

@@ -23,11 +23,17 @@ from kdscale.store import open_store
 
 pytestmark = pytest.mark.slow
 
+DEEPSPEED = ["--set", "cluster.engine=deepspeed"]
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, ray_cluster):
-    """A finished run of the tiny experiment, trained by DeepSpeed under Ray Train."""
-    path = make_config(tmp_path_factory.mktemp("tiny"))
+    """A finished run of the tiny experiment: teacher, language model and one student are trained
+    by DeepSpeed under Ray Train, the other students in this process."""
+    cluster = {"workers": 1, "scorers": 1, "engine": "torch"}
+    path = make_config(tmp_path_factory.mktemp("tiny"), cluster=cluster)
+    strategy = ["--strategy", "lm_distill_ranker_distill"]
+    assert main(["distill-ranker", str(path), *strategy, *DEEPSPEED]) == 0
     assert main(["run", str(path)]) == 0
     return path
 
@@ -124,7 +130,8 @@ def test_masked_lm_and_intermediate_terms_are_trained_logged_and_not_exported(fi
     ]
     arguments = [a for s in sets for a in ("--set", s)]
     strategy = "lm_distill_ranker_distill"
-    assert main(["distill-ranker", str(finished), "--strategy", strategy, *arguments]) == 0
+    command = ["distill-ranker", str(finished), "--strategy", strategy]
+    assert main([*command, *arguments, *DEEPSPEED]) == 0
     store = open_store(str(store))
     student = next(a for a in store.list("students") if "teacher" in a.manifest["inputs"])
     lm = next(a for a in store.list("lms") if a.name == student.manifest["inputs"]["lm"]["name"])
