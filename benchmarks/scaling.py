@@ -42,7 +42,7 @@ from kdscale.data.score_blocks import (
     publish_block,
 )
 from kdscale.models.pretrained import load_encoder, resolve_model
-from kdscale.models.ranker import build_ranker, save_ranker
+from kdscale.models.ranker import BATCH_TOKENS, build_ranker, save_ranker
 from kdscale.pipeline import run_steps
 from kdscale.placement import Plan
 from kdscale.progress import Reporter
@@ -123,11 +123,11 @@ def make_work(
     ranker = build_ranker(load_encoder(resolve_model("minilm", None), None), 0.0, 0)
     teacher = commit_ranker(store, ranker, tokens)
     table = dataset.pairs().slice(0, pairs)
-    tokens_a_block = FORWARDS_PER_BLOCK["cpu"] * config.score.batch_tokens
+    tokens_a_block = FORWARDS_PER_BLOCK * BATCH_TOKENS["cpu"]
     blocks = list(plan_blocks(table, pair_lengths(table, tokens), tokens_a_block))
     return blocks, {
         "teacher": teacher, "tokens": outcomes[1].artifact.ref(),
-        "batch_tokens": config.score.batch_tokens, "precision": "fp32", "device": "cpu",
+        "batch_tokens": BATCH_TOKENS["cpu"], "precision": "fp32", "device": "cpu",
     }  # fmt: skip
 
 

@@ -37,14 +37,20 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, matrix_peak, rates
 
-from kdscale.config import Score
 from kdscale.evaluation.flops import forward_flops
 from kdscale.evaluation.latency import cpu_threads
 from kdscale.models.encode import PairEncoder
 from kdscale.models.first_token import first_token_only
 from kdscale.models.onnx_ranker import MODEL_FILE, OnnxScorer, write_onnx
 from kdscale.models.pretrained import load_encoder, resolve_model
-from kdscale.models.ranker import PairScorer, Scorer, build_ranker, load_ranker, save_ranker
+from kdscale.models.ranker import (
+    BATCH_TOKENS,
+    PairScorer,
+    Scorer,
+    build_ranker,
+    load_ranker,
+    save_ranker,
+)
 from kdscale.progress import Reporter
 
 SAME = 1e-4
@@ -62,8 +68,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--max-length", type=int, default=256)
-    default = Score().batch_tokens
-    parser.add_argument("--batch-tokens", nargs="+", type=int, default=[1024, 2048, default])
+    parser.add_argument("--batch-tokens", nargs="+", type=int, default=[1024, BATCH_TOKENS["cpu"]])
     parser.add_argument("--peer-batch", nargs="+", type=int, default=[8, 16, 32, 64])
     parser.add_argument("--ways", nargs="+", default=["compiled", "onnx"], help="more of kdscale's")
     parser.add_argument("--profile", action="store_true")

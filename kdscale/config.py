@@ -163,7 +163,7 @@ class Teacher:
 class Score:
     """Teacher logits for every training pair."""
 
-    batch_tokens: int = 8_192  # padded tokens a forward
+    batch_tokens: int | None = None  # padded tokens a forward; None: what suits the device
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -250,7 +250,7 @@ class Evaluate:
     depths: list[int] = field(default_factory=list)
     # Smaller depths that are looked at too, from the same scores; of each collection those below
     # its own
-    batch_tokens: int = 8_192
+    batch_tokens: int | None = None  # as of score
     latency_queries: int = 20
     latency_threads: int = 1
 

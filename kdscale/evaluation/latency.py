@@ -17,12 +17,8 @@ from torch import nn
 
 from kdscale.models.encode import PairEncoder
 from kdscale.models.first_token import first_token_only
-from kdscale.models.ranker import plan_batches
+from kdscale.models.ranker import BATCH_TOKENS, plan_batches
 from kdscale.progress import Task
-
-# Padded tokens a forward: small enough that pairs of like length stand together, large enough
-# to keep one core busy.
-BATCH_TOKENS = 2_048
 
 Ranker = Callable[..., Any]  # a torch ranker, or what takes the same tensors by the same names
 Request = tuple[str, Sequence[str]]  # a query and the passages to rank, as texts
@@ -99,7 +95,8 @@ def _rerank(model: Ranker, encoder: PairEncoder, request: Request) -> tuple[floa
     pairs = [(query_ids, ids) for ids in passage_ids]
     lengths = np.array([encoder.length(len(q), len(p)) for q, p in pairs])
     batches = [
-        encoder.collate([pairs[i] for i in batch]) for batch in plan_batches(lengths, BATCH_TOKENS)
+        encoder.collate([pairs[i] for i in batch])
+        for batch in plan_batches(lengths, BATCH_TOKENS["cpu"])
     ]
     tokenised = time.perf_counter()
     for batch in batches:

@@ -35,7 +35,7 @@ def rerank(
     run: Path,
     output: Path,
     depth: int | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
     reporter: Reporter,
     backend: Backend = "torch",
 ) -> int:
@@ -75,10 +75,10 @@ def rerank(
     return pairs
 
 
-def _check(run: Path, output: Path, depth: int | None, batch_tokens: int) -> None:
+def _check(run: Path, output: Path, depth: int | None, batch_tokens: int | None) -> None:
     if not run.is_file():
         raise KdscaleError(f"run: no file {run}; give a TREC run (qid Q0 pid rank score tag)")
-    if batch_tokens < 1 or (depth is not None and depth < 1):
+    if any(count is not None and count < 1 for count in (depth, batch_tokens)):
         raise KdscaleError("depth and batch tokens must be at least 1")
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise KdscaleError(f"output: {output} is no file in a folder that exists; mend the path")
@@ -88,7 +88,7 @@ def _check(run: Path, output: Path, depth: int | None, batch_tokens: int) -> Non
         raise KdscaleError(f"output: {output} is the run itself; write to another file")
 
 
-def _load(model: str, batch_tokens: int, backend: Backend) -> PairScorer:
+def _load(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
     """With the longest input that tokenizer and model both allow."""
     path = resolve_model(str(model))
     tokenizer = load_tokenizer(path)

@@ -21,7 +21,7 @@ from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
 from kdscale.models.first_token import first_token_only
 from kdscale.models.pretrained import check_max_length, read_config
-from kdscale.models.ranker import check_vocabulary, score_in_batches
+from kdscale.models.ranker import BATCH_TOKENS, check_vocabulary, score_in_batches
 
 MODEL_FILE = "model.onnx"
 OPSET = 17  # LayerNormalization is one operation from 17 on
@@ -127,13 +127,15 @@ class OnnxModel:
 class OnnxScorer:
     """Scores pairs as `kdscale.models.ranker.Scorer` does, with the model.onnx of a directory."""
 
-    def __init__(self, directory: str | Path, encoder: PairEncoder, batch_tokens: int = 8_192):
+    def __init__(
+        self, directory: str | Path, encoder: PairEncoder, batch_tokens: int | None = None
+    ):
         config = read_config(str(directory))
         check_max_length(config, encoder.max_length)
         check_vocabulary(config, encoder)
         self._model = OnnxModel(directory)
         self.encoder = encoder
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or BATCH_TOKENS["cpu"]
 
     def score(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[len(pairs)] float32 raw logits, in the order given."""

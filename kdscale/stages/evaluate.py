@@ -21,12 +21,12 @@ from kdscale.evaluation.collection import Collection
 from kdscale.evaluation.depths import DepthRows
 from kdscale.evaluation.ensemble import ensemble_costs, ensemble_run, ensemble_timings
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
-from kdscale.evaluation.latency import BATCH_TOKENS, Timings, hardware, measure_latency
+from kdscale.evaluation.latency import Timings, hardware, measure_latency
 from kdscale.evaluation.measures import parse_measures, per_query
 from kdscale.evaluation.query_types import query_features, query_types
 from kdscale.evaluation.ranking import Scored, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.systems import ENSEMBLE, System, system_rows, systems_of
-from kdscale.models.ranker import Scorer, load_ranker
+from kdscale.models.ranker import BATCH_TOKENS, Scorer, load_ranker
 from kdscale.stages.context import StageContext
 from kdscale.store import Artifact
 
@@ -131,7 +131,9 @@ def _check(settings: Evaluate, systems: list[System], dataset: Dataset) -> None:
             raise KdscaleError(f"evaluate.{name} must be at least 1")
 
 
-def _load(system: System, tokens: Tokens, batch_tokens: int) -> tuple[Scorer, dict[str, int]]:
+def _load(
+    system: System, tokens: Tokens, batch_tokens: int | None
+) -> tuple[Scorer, dict[str, int]]:
     """The system's scorer, and what the system costs."""
     encoder, model = tokens.encoder(), load_ranker(system.artifact.path)
     parameters, embedding_parameters = count_parameters(model)
@@ -222,7 +224,7 @@ def _latency(
         "queries": len(requests),
         "candidates": len(requests[0][1]),
         "max_length": tokens["tokens"].info["max_length"],
-        "batch_tokens": BATCH_TOKENS,
+        "batch_tokens": BATCH_TOKENS["cpu"],
         "systems": {
             name: {
                 part: [round(v, 3) for v in ms.tolist()] for part, ms in of_system.parts().items()

@@ -33,6 +33,7 @@ from kdscale.data.score_blocks import (
 from kdscale.data.shards import write_shards
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.ranking import scoring_device
+from kdscale.models.ranker import BATCH_TOKENS
 from kdscale.placement import Plan
 from kdscale.progress import Reporter
 from kdscale.runtime import plan_workers, ray_session, threads_of
@@ -41,7 +42,7 @@ from kdscale.store import Workspace, locate
 
 # An actor gets so many forward passes of work at a time: seconds of it, so that progress shows,
 # actors end together and little is lost with one.
-FORWARDS_PER_BLOCK = {"cpu": 4, "cuda": 64}
+FORWARDS_PER_BLOCK = 16
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     known = known_scores(pairs, ctx.inputs["known"].path) if "known" in ctx.inputs else None
     unknown = pairs if known is None else pairs_without(pairs, known)
     lengths = pair_lengths(unknown, tokens)
-    block_tokens = FORWARDS_PER_BLOCK[device] * config.batch_tokens
+    batch_tokens = config.batch_tokens or BATCH_TOKENS[device]
+    block_tokens = FORWARDS_PER_BLOCK * batch_tokens
     blocks = {block_name(b["pair_id"]): b for b in plan_blocks(unknown, lengths, block_tokens)}
     tables = take_over(ctx.workspace, blocks, ctx.reporter)
     taken_over = len(tables)
@@ -76,7 +78,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "teacher": teacher.ref(),
             "tokens": ctx.inputs["tokens"].ref(),
             "workspace": ctx.workspace,
-            "batch_tokens": config.batch_tokens,
+            "batch_tokens": batch_tokens,
             "precision": config.precision,
             "device": device,
         }

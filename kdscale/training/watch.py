@@ -30,7 +30,6 @@ from kdscale.training.checkpoint import BEST, write_weights
 from kdscale.training.engines import Engine
 from kdscale.training.metrics import WATCH, read_rows
 
-BATCH_TOKENS = 8_192  # padded tokens a forward
 SAMPLE_SEED = 0  # not the run's: runs of several seeds look at the same queries
 
 
@@ -130,7 +129,9 @@ class Watcher:
         """
         began = time.monotonic()
         # Anew each time, since it puts the ranker into evaluation mode.
-        scorer = Scorer(self._ranker, self._encoder, BATCH_TOKENS, engine.device, self._precision)
+        scorer = Scorer(
+            self._ranker, self._encoder, device=engine.device, precision=self._precision
+        )
         scores = [_score(scorer, sample, engine) for sample in self._samples]
         module.train()
         if not all(np.isfinite(of_sample).all() for of_sample in scores):

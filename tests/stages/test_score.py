@@ -33,7 +33,7 @@ def inputs(ray_cluster, tmp_path_factory):
 def test_every_pair_gets_the_teachers_logit(inputs, tmp_path, scorers):
     config, folders = inputs
     config.cluster = Cluster(scorers=scorers, cpus_per_scorer=0.5)
-    config.score.batch_tokens = 256  # several blocks
+    config.score.batch_tokens = 64  # several blocks
     facts = run_stage(run, config, tmp_path / "scores", **folders)
     scores = read_shards(tmp_path / "scores", SCORES)
     pairs, tokens = Dataset(folders["dataset"]).pairs(), Tokens(folders["tokens"])

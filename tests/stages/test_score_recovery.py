@@ -32,7 +32,7 @@ def prepared(cluster, tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
     changes = {
         "cluster": {"address": cluster.address, "scorers": 2, "cpus_per_scorer": 1.4},
-        "score": {"batch_tokens": 64},  # some twenty blocks
+        "score": {"batch_tokens": 16},  # some twenty blocks
     }
     config = make_config(root, **changes)
     finetune = ("-m", "kdscale", "finetune", config, "--set", "cluster.engine=torch")
