@@ -169,6 +169,7 @@ def make_world(folder: Path, engine: str) -> Path:
         "cluster": {"engine": engine},
         "teacher": {"model": str(folder / "encoder"), "group_size": 4, "train": train},
         "students": [{"name": "s", "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32}],
+        "lm": {"relation_heads": 2},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))

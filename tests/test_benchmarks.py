@@ -47,6 +47,15 @@ def test_without_a_gpu_it_says_so(peers):
     assert told.returncode == 2 and "--tiny" in told.stderr
 
 
+def test_a_run_reaches_its_first_step(tmp_path):
+    out = tmp_path / "startup.json"
+    command = [sys.executable, BENCHMARKS / "startup.py", "--runs", "1", "-o", out]
+    command += ["--only", "first step, torch"]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert json.loads(out.read_text())["rows"]["first step, torch"]["seconds"] > 0
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     """A function that runs a benchmark of quality on a tiny collection: (stdout, rows, about)."""
