@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--run", required=True, type=Path, metavar="F", dest="trec_run")
     rank.add_argument("-o", "--output", required=True, type=Path, metavar="F")
     rank.add_argument("--depth", type=int, help="rerank so many candidates a query (default: all)")
-    rank.add_argument("--batch-tokens", type=int, help="a forward (default: as suits the device)")
+    rank.add_argument(
+        "--batch-tokens", type=int, help="padded tokens a forward (default: as suits the device)"
+    )
     rank.add_argument(
         "--backend", choices=("torch", "onnx"), default="torch", help="onnx: of kdscale export"
     )

@@ -25,8 +25,8 @@ from kdscale.models.pretrained import (
 # sentence-transformers would put a sigmoid on a single logit; scores here are raw logits.
 RAW_LOGITS = {"activation_fn": "torch.nn.modules.linear.Identity"}
 
-# Padded tokens a forward. A CPU is fastest while the states of a batch stay in its caches and pairs
-# of like length stand together (benchmarks/scoring.py); a GPU wants more work at a time.
+# Padded tokens a forward. On a CPU 2,048 were faster than 8,192 (benchmarks/scoring.py); a GPU
+# wants more work at a time, of which this is a guess.
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 
 
