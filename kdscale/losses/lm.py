@@ -147,7 +147,8 @@ def _relation(states: torch.Tensor, heads: int) -> torch.Tensor:
             "set a number that divides both the student's and the teacher's hidden size"
         )
     split = widen(states).unflatten(-1, (heads, -1)).transpose(1, 2)
-    return split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
+    split = split * split.shape[-1] ** -0.25  # [B, heads, T, d] costs less than the products
+    return split @ split.transpose(-1, -2)
 
 
 def _seen(mask: torch.Tensor, window: int | None) -> torch.Tensor:

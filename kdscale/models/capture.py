@@ -15,6 +15,10 @@ from torch import nn
 from kdscale.errors import KdscaleError
 
 
+class _Enough(Exception):
+    """Ends a forward pass that has given what was asked for."""
+
+
 class Capture:
     """A context in which a forward pass of `model` leaves its insides here.
 
@@ -23,6 +27,9 @@ class Capture:
     [L] tensors [B, heads, T, T], q k^T / sqrt(d) before mask and softmax. They stay after the
     context ends; a second forward inside it replaces them. What was not asked for is empty.
     windows: [L], how many places apart two tokens may be to see each other; None: any.
+
+    until: the pass ends inside the context, without an output, once layer `until` (from 1) has
+    given what was asked for: what lies above costs nothing. For passes without gradients.
 
     For models built of BERT's or DistilBERT's layers (RoBERTa, ELECTRA, ...), and ModernBERT.
     Of ModernBERT hidden is the stream between layers, without the final norm; q and k are those
@@ -37,6 +44,7 @@ class Capture:
         embedding: bool = False,
         qkv: bool = False,
         scores: bool = False,
+        until: int | None = None,
     ):
         self.hidden: list[torch.Tensor] = []
         self.embedding: torch.Tensor | None = None
@@ -44,6 +52,7 @@ class Capture:
         self._heads: int = model.config.num_attention_heads
         self._layers = encoder_layers(model)
         self._wanted = {"hidden": hidden, "embedding": embedding, "qkv": qkv or scores}
+        self._until = until
         self.windows = [_window(model, layer) for layer in self._layers]
         self._parts: list[torch.Tensor] = []
         self._turns: list[tuple[torch.Tensor, torch.Tensor]] = []  # ModernBERT's (cos, sin)
@@ -75,27 +84,37 @@ class Capture:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        return kind is _Enough
 
     def _on_input(self, layer: nn.Module, args: tuple) -> None:
         self.hidden, self.qkv, self._parts, self._turns = [], [], [], []
         if self._wanted["embedding"]:
             self.embedding = args[0]
+        if self._until and not (self._wanted["hidden"] or self._wanted["qkv"]):
+            raise _Enough
 
     def _on_output(self, layer: nn.Module, args: tuple, output: Any) -> None:
         self.hidden.append(output[0] if isinstance(output, tuple) else output)
+        if len(self.hidden) == self._until:
+            raise _Enough
 
     def _on_part(self, linear: nn.Module, args: tuple, output: torch.Tensor) -> None:
         self._parts.append(output)  # they run in the order q, k, v
         if len(self._parts) == 3:
-            self.qkv.append(tuple(self._parts))
-            self._parts = []
+            parts, self._parts = tuple(self._parts), []
+            self._on_qkv(parts)
 
     def _on_fused(self, linear: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        self.qkv.append(output.chunk(3, dim=-1))
+        self._on_qkv(output.chunk(3, dim=-1))
+
+    def _on_qkv(self, parts: tuple[torch.Tensor, ...]) -> None:
+        self.qkv.append(parts)
+        if len(self.qkv) == self._until and not self._wanted["hidden"]:
+            raise _Enough
 
     def _on_turn(self, attention: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._turns.append(kwargs["position_embeddings"])

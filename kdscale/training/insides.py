@@ -40,6 +40,8 @@ class Insides(nn.Module):
         self._names = [name for name in losses if name in INTERMEDIATE_LOSSES]
         self._relation_heads = relation_heads
         self._asks_teacher = set(losses) != {"mlm"}
+        # Only the teacher's last states are asked for what it would predict.
+        self._until = None if "mlm_kl" in losses else max(self._layer_map)
         wanted = set(self._names)
         self._what = {
             "hidden": bool(wanted & {"hidden", "cosine"}),
@@ -89,8 +91,7 @@ class Insides(nn.Module):
     def forward(
         self, student: nn.Module, inputs: dict[str, Any]
     ) -> tuple[Any, Any, dict[str, torch.Tensor]]:
-        """The student's output, the teacher's (None where only mlm is asked for: it needs no
-        teacher), and {term: [B]}.
+        """The student's output, the teacher's (None where no term needs it), and {term: [B]}.
 
         student: handed over at each call, since it is a part of the module that calls. inputs:
         of both models, with attention_mask [B, T]: padding is in no term.
@@ -108,8 +109,10 @@ class Insides(nn.Module):
         return output, teacher_output, terms
 
     def _run(self, student: nn.Module, inputs: dict[str, Any]) -> tuple[Capture, Any, Capture, Any]:
-        with torch.no_grad(), Capture(self._teacher[0], **self._what) as theirs:
-            teacher_output = self._teacher[0](**inputs) if self._asks_teacher else None
+        teacher_output = None
+        with torch.no_grad(), Capture(self._teacher[0], **self._what, until=self._until) as theirs:
+            if self._asks_teacher:
+                teacher_output = self._teacher[0](**inputs)
         with Capture(student, **self._what) as ours:
             output = student(**inputs)
         return ours, output, theirs, teacher_output

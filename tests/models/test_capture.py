@@ -122,6 +122,35 @@ def test_it_stays_after_the_context_and_leaves_no_hook():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("until", [1, 2, 3])
+@pytest.mark.parametrize("wanted", ["hidden", "qkv", "scores", "embedding"])
+def test_a_pass_ends_when_it_has_given_enough(models, wanted, until):
+    model, batch, ran = models[0], inputs(), []
+    with Capture(model, **{wanted: True}) as whole, torch.no_grad():
+        expected = model(**batch)[0]
+    for layer in encoder_layers(model):
+        layer.register_forward_hook(lambda *_: ran.append(layer))
+    output = None
+    with torch.no_grad(), Capture(model, **{wanted: True}, until=until) as capture:
+        output = model(**batch)
+    assert output is None
+    assert len(ran) == {"hidden": until, "embedding": 0}.get(wanted, until - 1)
+    with torch.no_grad():
+        assert torch.equal(model(**batch)[0], expected)
+    if wanted == "embedding":
+        assert torch.equal(capture.embedding, whole.embedding)
+        return
+    ours, theirs = getattr(capture, wanted), getattr(whole, wanted)
+    assert len(ours) == until
+    torch.testing.assert_close(ours, theirs[:until], rtol=0, atol=0)
+
+
+def test_an_error_inside_is_not_swallowed():
+    model = bert_encoder()
+    with pytest.raises(IndexError), Capture(model, hidden=True, until=1):
+        model(input_ids=torch.tensor([[10**6]]))
+
+
 def test_gradients_flow_through_what_is_captured():
     model = bert_encoder()
     with Capture(model, qkv=True, embedding=True) as capture:

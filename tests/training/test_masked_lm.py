@@ -89,7 +89,7 @@ def test_a_student_that_is_its_teacher_has_no_divergence():
 
 def test_a_hard_loss_alone_does_not_run_the_teacher():
     teacher, ran = _wide(), []
-    teacher.register_forward_hook(lambda *_: ran.append(1))
+    teacher.register_forward_pre_hook(lambda *_: ran.append(1))
     terms = _module(["mlm"], _narrow(), teacher)(_batch())
     assert list(terms) == ["mlm"] and ran == []
     _module(["mlm", "hidden"], _narrow(), teacher)(_batch())
