@@ -139,8 +139,9 @@ def check_compute(cluster: Cluster) -> Check:
         return Check(
             "compute", "warning", detail, "unset OMP_NUM_THREADS to compute with every CPU"
         )
-    if not gpus and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"):
-        detail += ", which multiply in bf16 (AMX): try precision: bf16"
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    if not gpus and (can.get("amx_bf16") or can.get("avx512_bf16")):
+        detail += ", which multiply in bf16: try precision: bf16"
     return Check("compute", "ok", detail)
 
 

@@ -77,12 +77,13 @@ def test_gpus_that_are_not_there(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16"])
 @pytest.mark.parametrize("has", [True, False])
-def test_matrix_units_of_the_cpu_are_told(monkeypatch, has):
+def test_matrix_units_of_the_cpu_are_told(monkeypatch, has, unit):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has}, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: has}, raising=False)
     assert ("bf16" in doctor.check_compute(Cluster()).detail) is has
 
 
