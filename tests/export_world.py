@@ -23,7 +23,8 @@ UNUSED = 20
 
 
 class ExportWorld(SmallWorld):
-    """SmallWorld with training pairs and scores; `student` is an artifact made from them."""
+    """SmallWorld with training pairs, a teacher and its scores; `student` is an artifact made from
+    them."""
 
     def __init__(self, root: Path):
         super().__init__(root)
@@ -34,7 +35,9 @@ class ExportWorld(SmallWorld):
         self.candidates["train"] = {qid: rng.sample(sorted(self.passages), 4) for qid in train}
         self.dataset = self.commit("datasets", "with-pairs", self._write_with_pairs)
         inputs = {"dataset": _input(self.dataset)}
-        self.scores = self.commit("scores", "s", self._write_scores, inputs=inputs)
+        self.teacher = self.commit("teachers", "wide", self._write_teacher, inputs=inputs)
+        from_teacher = {**inputs, "teacher": _input(self.teacher)}
+        self.scores = self.commit("scores", "s", self._write_scores, inputs=from_teacher)
         self.student = self.commit(
             "students",
             "small",
@@ -58,6 +61,10 @@ class ExportWorld(SmallWorld):
         scores = np.random.default_rng(9).normal(size=self.pairs.num_rows).astype(np.float32)
         columns = [*self.pairs.select(["pair_id", "qid", "pid"]).columns, pa.array(scores)]
         write_shards(out, pa.table(columns, schema=SCORES), SCORES, shards=1)
+
+    def _write_teacher(self, out: Path) -> None:
+        body = bert_encoder(hidden=48, layers=4)
+        save_ranker(build_ranker(body, seed=6, dropout=0.0), self.encoder, out)
 
     def _write_student(self, out: Path) -> None:
         """Its vocabulary has tokens that no text of the dataset has."""

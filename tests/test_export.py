@@ -156,6 +156,30 @@ def test_pruned_and_trimmed_it_is_still_a_ranker_and_both_forms_agree(world, tmp
     assert model.bert.encoder.layer[0].attention.self.query.weight.shape == (24, 24)
 
 
+def test_compared_with_its_teacher(world, tmp_path):
+    out = tmp_path / "out"
+    command = ["export", world.student.uri, "-o", str(out), "--onnx", "--teacher"]
+    assert main(command) == 0
+    rows = forms_of(out)
+    assert list(rows) == ["teacher", "student", "onnx"]
+    teacher = rows["teacher"]
+    assert teacher["speedup"] == teacher["share"] == 1
+    model = load_ranker(world.teacher.path)
+    assert teacher["parameters"] == sum(p.numel() for p in model.parameters())
+    assert teacher["nDCG@10"] != rows["student"]["nDCG@10"]
+    for row in rows.values():
+        assert row["speedup"] == pytest.approx(teacher["ms"] / row["ms"], abs=0.006)
+        assert row["share"] == pytest.approx(row["nDCG@10"] / teacher["nDCG@10"], abs=1e-4)
+
+
+def test_compared_with_a_teacher_that_is_not_there(tmp_path):
+    wanted = Wanted(onnx=True, teacher=True)
+    elsewhere = ExportWorld(tmp_path / "elsewhere")
+    shutil.rmtree(elsewhere.teacher.path)
+    match = "lacks teachers/wide; leave out --teacher"
+    refused(wanted, match=match, uri=elsewhere.student.uri, out=tmp_path / "o")
+
+
 def test_trimming_alone_changes_no_score_of_dev(world, tmp_path):
     out = tmp_path / "out"
     export(world.student.uri, out, Wanted(min_count=1), Reporter())

@@ -43,6 +43,10 @@ def add_to(commands: Any) -> None:
     export.add_argument(
         "--data", metavar="URI", help="STORE or STORE/datasets/KEY (default: the student's own)"
     )
+    export.add_argument(
+        "--teacher", action="store_true",
+        help="compare with the student's teacher, which has to read all candidates too",
+    )  # fmt: skip
     export.add_argument("--force", action="store_true", help="take int8 whatever it loses")
     export.set_defaults(run=_export)
 
@@ -60,6 +64,7 @@ def _export(args: argparse.Namespace) -> int:
         min_count=args.trim_vocabulary,
         data=args.data,
         recovery_steps=args.recovery_steps,
+        teacher=args.teacher,
         force=args.force,
     )
     export(args.student, args.output, wanted, reporter)

@@ -13,7 +13,7 @@ from kdscale.store import Artifact, Store, find_named, open_store, split_artifac
 from kdscale.store.artifact import parse_manifest
 from kdscale.store.filelist import MANIFEST
 
-DATASETS, SCORES = "datasets", "scores"
+DATASETS, SCORES, TEACHERS = "datasets", "scores", "teachers"
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,21 @@ def find_scores(student: Student, dataset: Artifact, store: Store) -> Artifact:
     raise KdscaleError(
         f"{store.uri} has no teacher's scores of {dataset.name}, from which a pruned student "
         "recovers; give --data of a store that has, or run kdscale score"
+    )
+
+
+def find_teacher(student: Student, dataset: Artifact, store: Store) -> Artifact:
+    """The ranker that a student learned from. Raises KdscaleError where it is not there, or is
+    more than one."""
+    inputs = student.manifest["inputs"] if student.manifest else {}
+    if "teacher" not in inputs:
+        inputs = find_scores(student, dataset, store).manifest["inputs"]
+    made_from = inputs.get("teacher")
+    for artifact in store.list(TEACHERS) if made_from else ():
+        if artifact.digest == made_from["digest"]:
+            return artifact
+    named = made_from["name"] if made_from else "one teacher alone"
+    raise KdscaleError(
+        f"{student.name} cannot be compared with its teacher: {store.uri} lacks {named}; leave out "
+        "--teacher, or give --data of a store that has it"
     )

@@ -29,7 +29,13 @@ from kdscale.errors import KdscaleError
 from kdscale.evaluation.latency import hardware
 from kdscale.export.forms import Forms
 from kdscale.export.judge import MEASURE, Judge
-from kdscale.export.lineage import Student, find_dataset, find_scores, find_student
+from kdscale.export.lineage import (
+    Student,
+    find_dataset,
+    find_scores,
+    find_student,
+    find_teacher,
+)
 from kdscale.models.encode import PairEncoder
 from kdscale.models.onnx_ranker import (
     MODEL_FILE,
@@ -63,7 +69,7 @@ class Wanted:
     """What is to be done to a student.
 
     heads, ffn: shares to prune; min_count: the vocabulary keeps tokens of so many occurrences in
-    the dataset, None: all tokens.
+    the dataset, None: all tokens; teacher: compare with it, and not with the student alone.
     """
 
     onnx: bool = False
@@ -73,6 +79,7 @@ class Wanted:
     min_count: int | None = None
     data: str | None = None
     recovery_steps: int = 300
+    teacher: bool = False
     force: bool = False
 
     @property
@@ -96,6 +103,7 @@ def export(uri: str, out: Path, wanted: Wanted, reporter: Reporter) -> dict[str,
     if wanted.min_count is not None:
         check_trimmable(model, encoder)
     artifact, store = find_dataset(student, wanted.data)
+    teacher = find_teacher(student, artifact, store).path if wanted.teacher else None
     dataset = Dataset(artifact.path)
     judge = Judge(dataset, reporter)
     metrics: dict[str, Any] = {
@@ -106,6 +114,8 @@ def export(uri: str, out: Path, wanted: Wanted, reporter: Reporter) -> dict[str,
         **judge.terms,
     }
     forms = Forms(judge)
+    if teacher is not None:
+        forms.add_torch("teacher", load_ranker(teacher), PairEncoder.load(teacher), teacher)
     forms.add_torch("student", load_ranker(student.path), encoder, student.path)
     with _appearing(out) as folder:
         kept = None
