@@ -91,8 +91,7 @@ def _rerank(model: Ranker, encoder: PairEncoder, request: Request) -> tuple[floa
     """Seconds to tokenise and to run the model, for one request."""
     query, passages = request
     began = time.perf_counter()
-    query_ids, *passage_ids = encoder.tokenise([query, *passages])
-    pairs = [(query_ids, ids) for ids in passage_ids]
+    pairs = encoder.tokenise_request(query, passages)
     lengths = np.array([encoder.length(len(q), len(p)) for q, p in pairs])
     batches = [
         encoder.collate([pairs[i] for i in batch])

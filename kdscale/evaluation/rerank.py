@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +56,8 @@ def rerank(
     tokenise = scorer.encoder.tokenise
     query_ids = _token_ids(read_queries(queries), wanted_queries, "queries", tokenise, reporter)
     _check_complete(run, 0, "query", query_ids, wanted_queries, queries)
+    longest = max(map(len, query_ids.values()), default=0)
+    tokenise = partial(tokenise, keep=scorer.encoder.enough(longest))
     passage_ids = _token_ids(
         read_passages(passages), wanted_passages, "passages", tokenise, reporter
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ Pair = tuple[np.ndarray, np.ndarray]  # token ids of the query and of the passag
 # pair can be. 1,024 tokens is twice what BERT can read: only of two texts that are both longer
 # the comparison is lost (it decides to which of them the odd token of a pair goes).
 KEPT_TOKENS = 1024
+# Of a text only so many characters for each token that is kept are read at first, up to a space:
+# English has 4 to 6. Where that gives too few tokens, the whole text is read.
+CHARS_A_TOKEN = 8
 
 
 class PairEncoder:
@@ -48,7 +51,8 @@ class PairEncoder:
         self.mask_id: int | None = tokenizer.mask_token_id
         self.vocab_size: int = len(tokenizer)
 
-        probe = self._encode("a", "a")
+        with self._reading():
+            probe = tokenizer("a", "a")
         ids, owners = np.array(probe["input_ids"], dtype=np.int32), probe.sequence_ids()
         if not {0, 1} <= set(owners):
             raise KdscaleError(
@@ -91,19 +95,29 @@ class PairEncoder:
         self.tokenizer.model_max_length = self.max_length
         self.tokenizer.save_pretrained(path)
 
-    def tokenise(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids (int32) of each text without special tokens, at most KEPT_TOKENS of them."""
-        if not texts:
-            return []
-        encoded = self._encode(
-            list(texts),
-            add_special_tokens=False,
-            truncation=True,
-            max_length=max(KEPT_TOKENS, self.max_length),
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+    def tokenise(self, texts: Sequence[str], keep: int | None = None) -> list[np.ndarray]:
+        """Token ids (int32) of each text without special tokens, at most `keep` of them (None:
+        KEPT_TOKENS)."""
+        keep = max(KEPT_TOKENS, self.max_length) if keep is None else keep
+        heads = [_head(text, CHARS_A_TOKEN * keep) for text in texts]
+        found = self._ids(heads)
+        short = [
+            i for i, ids in enumerate(found) if len(ids) <= keep and len(heads[i]) < len(texts[i])
+        ]
+        for i, ids in zip(short, self._ids([texts[i] for i in short]), strict=True):
+            found[i] = ids
+        return [np.array(ids[:keep], dtype=np.int32) for ids in found]
+
+    def enough(self, longest_query: int) -> int:
+        """How many tokens of a passage tell what becomes of it in a pair with any query of at most
+        so many tokens."""
+        return max(self.budget, longest_query) + 1
+
+    def tokenise_request(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """The pairs of a query and its passages."""
+        (query_ids,) = self.tokenise([query])
+        kept = self.tokenise(passages, self.enough(len(query_ids)))
+        return [(query_ids, ids) for ids in kept]
 
     def length(self, q_len: int, p_len: int) -> int:
         """Tokens of a pair of texts of so many tokens, special tokens included, after cutting."""
@@ -152,9 +166,19 @@ class PairEncoder:
         counts[:, len(before) + 1 + len(between)] = p_keep
         return np.repeat(np.tile(one, len(q_keep)), counts.ravel())
 
-    def _encode(self, *texts: str | list[str], **options: Any) -> Any:
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """All tokens of each text. Places in the text, which cost a fifth, are not asked for."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        with self._reading():
+            encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [one.ids for one in encoded]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            return self.tokenizer(*texts, **options)
+            yield
         except Exception as error:  # it is the one kind that the tokenizers library raises
             raise KdscaleError(
                 f"tokenizer {self.tokenizer.name_or_path}: cannot read a text ({error}); use that "
@@ -175,6 +199,14 @@ class PairEncoder:
             np.where(cut, np.where(q_longer, long, short), q_lens),
             np.where(cut, np.where(q_longer, short, long), p_lens),
         )
+
+
+def _head(text: str, chars: int) -> str:
+    """At most so many characters of it, up to a space; the whole text where it has none there."""
+    if len(text) <= chars:
+        return text
+    end = text.rfind(" ", 0, chars)
+    return text[:end] if end > 0 else text
 
 
 def _span(owners: list[int | None], text: int) -> tuple[int, int]:

@@ -79,6 +79,42 @@ def test_texts_are_kept_to_a_bound():
     assert len(ids) == KEPT_TOKENS and ids.dtype == np.int32
 
 
+LONG = {
+    "words": "river bank tax rates " * 40,
+    "one word": "tax" * 300,
+    "a long word first": "rates" * 200 + " river bank" * 30,
+    "little of much": " \n\t " * 300 + "river bank " * 30 + "." * 200,
+    "marks": "tax,rates;river--bank... (a) [SEP] <s> " * 20,
+    "other scripts": "川の岸の税率" * 60 + " été naïve ﬁn " * 20,
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize("keep", [1, 2, 7, 20, 61])
+def test_the_head_of_a_text_has_the_first_tokens_of_all(tokenizer, kind, keep):
+    encoder = PairEncoder(tokenizer, 16)
+    texts = ["river", LONG[kind], "", LONG[kind][5:]]
+    whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    kept = encoder.tokenise(texts, keep)
+    assert [ids.tolist() for ids in kept] == [ids[:keep] for ids in whole]
+    assert all(ids.dtype == np.int32 for ids in kept)
+
+
+@pytest.mark.parametrize("max_length", [8, 9, 33])
+def test_a_request_has_the_pairs_of_its_texts(tokenizer, max_length):
+    encoder = PairEncoder(tokenizer, max_length)
+    rng = random.Random(max_length)
+    for words in (1, 3, max_length // 2, max_length, 3 * max_length):
+        query = random_text(rng, words)
+        passages = [random_text(rng, n) for n in (1, 5, max_length, words, words + 1, 300)]
+        batch = encoder.collate(encoder.tokenise_request(query, passages))
+        expected = tokenizer(
+            [query] * len(passages), passages, truncation=True, max_length=max_length,
+            padding=True, return_tensors="pt",
+        )  # fmt: skip
+        assert torch.equal(batch["input_ids"], expected["input_ids"])
+
+
 def test_no_texts():
     assert PairEncoder(bert_tokenizer(), 10).tokenise([]) == []
 
