@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Peak memory of prepare, BM25 and scoring as the corpus grows tenfold.
+"""Peak memory of all steps up to a student, as the corpus grows tenfold.
 
     .venv/bin/python benchmarks/memory.py --passages 200000 -o benchmarks/results/memory.json
 
 Generates a BEIR folder of N passages and of 10 N (drawn words, as many queries for both), and runs
-`kdscale score` with a random teacher of one small layer over each, in a process and a store of its
-own. Peak memory is the largest sum of the proportional set sizes of the command and everything that
-it started, read twice a second, by the step that it had last told of. Flat means that ten times the
-passages take no more than what holds them: what grows is named in the table.
+`kdscale distill-ranker` over each, with models of one small layer and few steps, in a process and a
+store of its own. Peak memory is the largest sum of the proportional set sizes of the command and
+everything that it started, read twice a second, by the step that it had last told of. Flat means that
+ten times the passages take no more than what holds them: what grows is named in the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ ROOT = Path(__file__).parent.parent
 VOCABULARY = 20_000
 QUERIES = {"train": 400, "dev": 20, "test": 20}
 EVERY_S = 0.5
-STEP = re.compile(r"^([a-z_:0-9-]+): (prepare|finetune|score)\b")
+STEP = re.compile(r"^([a-z_:0-9-]+): (prepare|finetune|score|distill-lm|distill-ranker)\b")
+STEPS = {"max_steps": 5, "checkpoint_every": 0}
 
 
 def main() -> int:
@@ -127,8 +128,11 @@ def write_config(folder: Path) -> Path:
         "cluster": {"engine": "torch"},
         "teacher": {
             "model": str(folder / "encoder"),
-            "train": {"max_steps": 2, "checkpoint_every": 0},
+            "train": STEPS,
         },
+        "students": [{"name": "tiny", "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32}],
+        "lm": {"relation_heads": 2, "train": STEPS},
+        "ranker": {"strategies": ["lm_distill_ranker_distill"], "train": STEPS},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -136,10 +140,10 @@ def write_config(folder: Path) -> Path:
 
 
 def watch(config: Path) -> tuple[dict[str, int], float]:
-    """Peak bytes by step, and seconds, of `kdscale score`."""
+    """Peak bytes by step, and seconds, of `kdscale distill-ranker`."""
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "kdscale", "score", str(config)],
+        [sys.executable, "-u", "-m", "kdscale", "distill-ranker", str(config)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     step = ["start"]
