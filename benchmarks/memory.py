@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/memory.py --passages 200000 -o benchmarks/results/memory.json
 
 Generates a BEIR folder of N passages and of 10 N (drawn words, as many queries for both), and runs
-`kdscale distill-ranker` over each, with models of one small layer and few steps, in a process and a
-store of its own. Peak memory is the largest sum of the proportional set sizes of the command and
-everything that it started, read twice a second, by the step that it had last told of. Flat means that
-ten times the passages take no more than what holds them: what grows is named in the table.
+`kdscale distill-ranker` over each, with models of one small layer and few steps, in a process and
+a store of its own. Peak memory is the largest sum of the proportional set sizes of the command and
+everything that it started, read twice a second, by the step that it had last told of. Flat means
+that ten times the passages take no more than what holds them: what grows is named in the table.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ from kdscale.data.score_blocks import (
     plan_blocks,
     publish_block,
 )
+from kdscale.errors import KdscaleError
 from kdscale.models.pretrained import load_encoder, resolve_model
 from kdscale.models.ranker import BATCH_TOKENS, build_ranker, save_ranker
 from kdscale.pipeline import run_steps
@@ -74,6 +75,8 @@ def main() -> int:
     torch.set_num_threads(cpus)
     with tempfile.TemporaryDirectory(prefix="kdscale-scaling-") as scratch:
         blocks, actor = make_work(args.beir, args.pairs, Path(scratch), reporter)
+        if len(blocks) < 3 * cpus:
+            raise KdscaleError(f"{len(blocks)} blocks are too few to time: give more --pairs")
         ways = real(blocks, actor, cpus, args.runs, Path(scratch), reporter)
         ray_way = ways["Ray Data"]
         pairs_a_block = sum(b.num_rows for b in blocks) / len(blocks)
