@@ -13,7 +13,8 @@ multiplies in it. Correctness first: the loss of the first step is compared with
 padded batch. Preparing data that is prepared once is not counted, on either side.
 
 Shares of our step come from runs of their own: waiting for data, forward (the teacher's as well in
-the LM stage), backward, optimizer (with clipping). One process has nothing to communicate.
+the LM stage), backward, communication, optimizer (with clipping); of one process, and of two with
+DeepSpeed and a thread each, which share every batch.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, rates, ratio, read_shape
+from training_ours import SEED, in_bf16, run_ours, shares_of_workers
 
 from kdscale.config import Config, Train
 from kdscale.configload import load_config
@@ -50,17 +50,12 @@ from kdscale.models.ranker import build_ranker, save_ranker
 from kdscale.models.students import build_student, map_layers
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
-from kdscale.store import LocalWorkspace, open_store
-from kdscale.training.engines import TorchEngine
+from kdscale.store import open_store
 from kdscale.training.insides import Insides
-from kdscale.training.loop import Hooks, train_loop
-from kdscale.training.metrics import METRICS, read_rows
 from kdscale.training.modules import LmTraining, RankerTraining
 
 HERE = Path(__file__).parent
 OURS, ST, HF, TINY = "kdscale", "sentence-transformers", "HF Trainer", "TinyBERT's way"
-OURS_BF16 = "kdscale, bf16"
-SEED = 1
 SAME = 1e-4
 
 
@@ -141,7 +136,7 @@ def ranker_stage(
     def module() -> RankerTraining:
         return RankerTraining(copy.deepcopy(student), weights)
 
-    check_ranker(module(), student, encoder.tokenizer, source, order, groups, length)
+    check_ranker(module(), copy.deepcopy(student), encoder.tokenizer, source, order, groups, length)
     lr = train.lr
     ways = {
         OURS: lambda: run_ours(module(), source, train, weights)[0],
@@ -154,8 +149,8 @@ def ranker_stage(
     }
     count = sum(len(row) for _, row in groups.rows)
     result = measure(ways, args.runs, count, "pairs", reporter)
-    shares = [run_ours(module(), source, train, weights)[1] for _ in range(args.runs)]
-    return {**result, "stage": "ranker", "steps": steps, "shares": median_of(shares)}
+    shares = shares_of(module, args.runs, source, train, weights)
+    return {**result, "stage": "ranker", "steps": steps, "shares": shares}
 
 
 def lm_stage(
@@ -184,61 +179,19 @@ def lm_stage(
         TINY: partial(peers.tinybert_lm, student, teacher, layer_map, blocks, size, steps, lr),
         **in_bf16(module, source, train, weights),
     }
+    # First, since a model that has given its hidden states to a peer cannot be sent to a process.
+    shares = shares_of(module, args.runs, source, train, weights)
     result = measure(ways, args.runs, blocks.numel(), "tokens", reporter)
-    shares = [run_ours(module(), source, train, weights)[1] for _ in range(args.runs)]
-    return {**result, "stage": "lm", "steps": steps, "shares": median_of(shares)}
+    return {**result, "stage": "lm", "steps": steps, "shares": shares}
 
 
-def run_ours(
-    module: torch.nn.Module, source: Any, train: Train, weights: dict[str, float]
-) -> tuple[float, dict[str, float]]:
-    """Seconds of the loop, and the share of each part of a step in them."""
-    engine = Timed(module, train, torch.device("cpu"))
-    with tempfile.TemporaryDirectory() as scratch:
-        log = Path(scratch, METRICS)
-        facts = train_loop(
-            module=module, engine=engine, source=source, train=train, weights=weights, seed=SEED,
-            workspace=LocalWorkspace(Path(scratch, "work")), log=log,
-            hooks=Hooks(lambda row: None, lambda line: None),
-        )  # fmt: skip
-        waited = sum(row["data_wait_s"] for row in read_rows(log))
-    parts = {"data": waited, **engine.spent}
-    parts["rest"] = facts["seconds"] - sum(parts.values())
-    return facts["seconds"], {name: s / facts["seconds"] for name, s in parts.items()}
-
-
-def in_bf16(
-    module: Callable[[], torch.nn.Module], source: Any, train: Train, weights: dict[str, float]
-) -> dict[str, Callable[[], float]]:
-    """Our way once more, where the CPU has what multiplies in bf16."""
-    can = torch.cpu.get_capabilities()
-    if not (can.get("amx_bf16") or can.get("avx512_bf16")):
-        return {}
-    train = replace(train, precision="bf16")
-    return {OURS_BF16: lambda: run_ours(module(), source, train, weights)[0]}
-
-
-class Timed(TorchEngine):
-    """The plain engine with a clock around each part of a step."""
-
-    def __init__(self, module: torch.nn.Module, train: Train, device: torch.device):
-        super().__init__(module, train, device)
-        self.spent = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
-
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return self._clocked("forward", super().forward, batch)
-
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
-        self._clocked("backward", super().backward, loss, last)
-
-    def step(self, lr: float) -> float:
-        return self._clocked("optimizer", super().step, lr)
-
-    def _clocked(self, part: str, call: Any, *given: Any) -> Any:
-        began = time.perf_counter()
-        result = call(*given)
-        self.spent[part] += time.perf_counter() - began
-        return result
+def shares_of(
+    module: Callable[[], torch.nn.Module], runs: int, *what: Any
+) -> dict[str, dict[str, float]]:
+    """By what runs the loop: the medians over the runs."""
+    two = [shares_of_workers(2, module(), *what) for _ in range(runs)]
+    one = [run_ours(module(), *what)[1] for _ in range(runs)]
+    return {"one process": median_of(one), "two workers": median_of(two)}
 
 
 @torch.no_grad()
@@ -289,7 +242,8 @@ def show(stage: dict[str, Any]) -> None:
         figures = (f"{value:,.0f}" for value in (row["per_s"], low, high))
         table.add_row(name, *figures, f"{times:.2f}x" if times else "")
     Console(width=110).print(table)
-    print("our step: " + ", ".join(f"{part} {s:.1%}" for part, s in stage["shares"].items()))
+    for by, shares in stage["shares"].items():
+        print(f"our step, {by}: " + ", ".join(f"{part} {s:.1%}" for part, s in shares.items()))
 
 
 if __name__ == "__main__":
