@@ -126,7 +126,7 @@ def make_work(
     ranker = build_ranker(load_encoder(resolve_model("minilm", None), None), 0.0, 0)
     teacher = commit_ranker(store, ranker, tokens)
     table = dataset.pairs().slice(0, pairs)
-    tokens_a_block = FORWARDS_PER_BLOCK * BATCH_TOKENS["cpu"]
+    tokens_a_block = FORWARDS_PER_BLOCK["cpu"] * BATCH_TOKENS["cpu"]
     blocks = list(plan_blocks(table, pair_lengths(table, tokens), tokens_a_block))
     return blocks, {
         "teacher": teacher, "tokens": outcomes[1].artifact.ref(),
