@@ -255,7 +255,8 @@ def test_a_stopped_stage_leaves_no_half_artifact(tmp_path, signum):
     store = tmp_path / "store"
     deadline = time.monotonic() + 240
     while not list(store.glob(".work/teachers/*/step-*")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
         time.sleep(0.2)
     os.kill(process.pid, signum)
     _, errors = process.communicate(timeout=60)
