@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from kdscale.config import Train
+from kdscale.doctor import cpu_multiplies_bf16
 from kdscale.store import LocalWorkspace
 from kdscale.training.engines import DeepSpeedEngine, TorchEngine
 from kdscale.training.loop import Hooks, train_loop
@@ -38,8 +38,7 @@ def in_bf16(
     module: MakeModule, source: Any, train: Train, weights: dict[str, float]
 ) -> dict[str, Callable[[], float]]:
     """Our way once more, where the CPU has what multiplies in bf16."""
-    can = torch.cpu.get_capabilities()
-    if not (can.get("amx_bf16") or can.get("avx512_bf16")):
+    if not cpu_multiplies_bf16():
         return {}
     train = replace(train, precision="bf16")
     return {"kdscale, bf16": lambda: run_ours(module(), source, train, weights)[0]}
@@ -49,27 +48,23 @@ def shares_of_workers(
     workers: int, module: torch.nn.Module, source: Any, train: Train, weights: dict[str, float]
 ) -> Shares:
     """Of the first of so many processes with a thread each, which share every batch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder, "shares.json")
-        given = (workers, port, str(told), module, source, train, weights)
+        given = (workers, Path(folder), module, source, train, weights)
         torch.multiprocessing.spawn(_work, given, nprocs=workers)
-        return json.loads(told.read_text())
+        return json.loads(Path(folder, "shares.json").read_text())
 
 
-def _work(rank: int, workers: int, port: int, told: str, module: Any, *what: Any) -> None:
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank),
-        "WORLD_SIZE": str(workers), "LOCAL_RANK": str(rank),
-    }  # fmt: skip
+def _work(
+    rank: int, workers: int, folder: Path, module: torch.nn.Module, source: Any, train: Train,
+    weights: dict[str, float],
+) -> None:  # fmt: skip
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    source, train, weights = what
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=workers)
     _, shares = _run(TimedDeepSpeed(module, train, CPU), module, source, train, weights)
     if rank == 0:
-        Path(told).write_text(json.dumps(shares))
+        Path(folder, "shares.json").write_text(json.dumps(shares))
     torch.distributed.destroy_process_group()
 
 

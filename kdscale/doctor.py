@@ -139,10 +139,17 @@ def check_compute(cluster: Cluster) -> Check:
         return Check(
             "compute", "warning", detail, "unset OMP_NUM_THREADS to compute with every CPU"
         )
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    if not gpus and (can.get("amx_bf16") or can.get("avx512_bf16")):
+    if not gpus and cpu_multiplies_bf16():
         detail += ", which multiply in bf16: try precision: bf16"
     return Check("compute", "ok", detail)
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has units for it, so that bf16 is faster than fp32 and not slower."""
+    import torch
+
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 
 def check_memory() -> Check:

@@ -32,7 +32,8 @@ class Group:
     """One system, or one recipe with all its seeds.
 
     values: measure -> [queries], the mean over seeds; by_seed: measure -> [seeds], the mean over
-    queries; costs: the mean over the seeds of each numeric column, None where it is not known
+    queries; costs: the median over the seeds of each numeric column, None where it is not known:
+    one training beside other work says nothing of the recipe
     """
 
     system: str
@@ -85,13 +86,13 @@ def _group(key: tuple, of_measure: dict[str, list[dict[str, Any]]]) -> Group:
         artifacts=tuple(r["artifact"] for r in rows if r["artifact"]),
         values={m: np.mean([r["values"] for r in rs], axis=0) for m, rs in of_measure.items()},
         by_seed={m: np.array([r["mean"] for r in rs]) for m, rs in of_measure.items()},
-        costs={name: _mean([r[name] for r in rows]) for name in _COSTS},
+        costs={name: _median([r[name] for r in rows]) for name in _COSTS},
     )
 
 
-def _mean(values: list[Any]) -> float | None:
+def _median(values: list[Any]) -> float | None:
     known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
+    return float(np.median(known)) if known else None
 
 
 def students(groups: Sequence[Group]) -> list[Group]:

@@ -13,7 +13,7 @@ from kdscale.store import Artifact, Store, find_named, open_store, split_artifac
 from kdscale.store.artifact import parse_manifest
 from kdscale.store.filelist import MANIFEST
 
-DATASETS, SCORES, TEACHERS = "datasets", "scores", "teachers"
+DATASETS, SCORES = "datasets", "scores"
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,9 @@ def find_dataset(student: Student, data: str | None) -> tuple[Artifact, Store]:
             return find_named(data)
         store = open_store(data)
         store.preflight(writing=False)
-    if made_from is not None:
-        kind, _, key = made_from["name"].partition("/")
-        artifact = store.find(kind, key)
-        if artifact is not None and artifact.digest == made_from["digest"]:
-            return artifact, store
+    artifact = _find_input(made_from, store)
+    if artifact is not None:
+        return artifact, store
     there = store.list(DATASETS)
     if data is not None and len(there) == 1:
         return there[0], store
@@ -83,18 +81,17 @@ def find_dataset(student: Student, data: str | None) -> tuple[Artifact, Store]:
 def find_scores(student: Student, dataset: Artifact, store: Store) -> Artifact:
     """A teacher's scores of the dataset's pairs: those that the student learned from, or the
     newest. Raises KdscaleError where there are none."""
-    there = store.list(SCORES)
     made_from = student.manifest["inputs"] if student.manifest else {}
-    if made_from.get("dataset", {}).get("digest") == dataset.digest and "scores" in made_from:
-        for artifact in there:
-            if artifact.digest == made_from["scores"]["digest"]:
-                return artifact
-    for artifact in there:
+    if made_from.get("dataset", {}).get("digest") == dataset.digest:
+        own = _find_input(made_from.get("scores"), store)
+        if own is not None:
+            return own
+    for artifact in store.list(SCORES):
         if artifact.manifest["inputs"].get("dataset", {}).get("digest") == dataset.digest:
             return artifact
     raise KdscaleError(
-        f"{store.uri} has no teacher's scores of {dataset.name}, from which a pruned student "
-        "recovers; give --data of a store that has, or run kdscale score"
+        f"{store.uri} has no teacher's scores of {dataset.name}, which --prune and --teacher "
+        "need; give --data of a store that has, or run kdscale score"
     )
 
 
@@ -105,11 +102,20 @@ def find_teacher(student: Student, dataset: Artifact, store: Store) -> Artifact:
     if "teacher" not in inputs:
         inputs = find_scores(student, dataset, store).manifest["inputs"]
     made_from = inputs.get("teacher")
-    for artifact in store.list(TEACHERS) if made_from else ():
-        if artifact.digest == made_from["digest"]:
-            return artifact
+    teacher = _find_input(made_from, store)
+    if teacher is not None:
+        return teacher
     named = made_from["name"] if made_from else "one teacher alone"
     raise KdscaleError(
         f"{student.name} cannot be compared with its teacher: {store.uri} lacks {named}; leave out "
         "--teacher, or give --data of a store that has it"
     )
+
+
+def _find_input(made_from: dict[str, str] | None, store: Store) -> Artifact | None:
+    """What a manifest names among its inputs, if it does, and the store has that and no other."""
+    if made_from is None:
+        return None
+    kind, _, key = made_from["name"].partition("/")
+    artifact = store.find(kind, key)
+    return artifact if artifact is not None and artifact.digest == made_from["digest"] else None

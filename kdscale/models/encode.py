@@ -19,7 +19,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # token ids of the query and of the passag
 # the comparison is lost (it decides to which of them the odd token of a pair goes).
 KEPT_TOKENS = 1024
 # Of a text only so many characters for each token that is kept are read at first, up to a space:
-# English has 4 to 6. Where that gives too few tokens, the whole text is read.
+# more than most texts have. Where that gives too few tokens, the whole text is read.
 CHARS_A_TOKEN = 8
 
 
@@ -167,7 +167,7 @@ class PairEncoder:
         return np.repeat(np.tile(one, len(q_keep)), counts.ravel())
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """All tokens of each text. Places in the text, which cost a fifth, are not asked for."""
+        """All tokens of each text; their places in it, which cost time, are not asked for."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_padding()
         backend.no_truncation()

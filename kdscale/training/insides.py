@@ -40,7 +40,7 @@ class Insides(nn.Module):
         self._names = [name for name in losses if name in INTERMEDIATE_LOSSES]
         self._relation_heads = relation_heads
         self._asks_teacher = set(losses) != {"mlm"}
-        # Only the teacher's last states are asked for what it would predict.
+        # mlm_kl alone reads the teacher's output; other terms read layers up to this one.
         self._until = None if "mlm_kl" in losses else max(self._layer_map)
         wanted = set(self._names)
         self._what = {

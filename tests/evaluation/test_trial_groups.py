@@ -51,6 +51,13 @@ def test_seeds_are_one_group(groups):
     assert len(students(groups)) == 5
 
 
+def test_one_slow_training_is_not_the_cost_of_a_recipe():
+    seconds = {1: 50.0, 2: 1000.0, 3: 52.0}
+    tables = [student("finetune", 0, seed, train_seconds=s) for seed, s in seconds.items()]
+    (group,) = group_trials(pa.concat_tables(tables))
+    assert group.costs["train_seconds"] == 52.0
+
+
 def test_differences_and_what_is_not_worse(groups):
     found = {g.system: g for g in groups}
     close, far = found["lm_distill_ranker_distill/2l-192"], found["ranker_distill/2l-192"]
