@@ -5,17 +5,18 @@ plain loop.
     .venv/bin/python -m pip install 'kdscale[bench]'
     .venv/bin/python benchmarks/scoring.py --beir DIR -o benchmarks/results/scoring.json
 
-Every way reads passages, queries and pairs from Parquet, scores each pair with the same MiniLM
-cross-encoder (random head), and writes the scores. Loading the model is not counted, nor starting
-Ray, which cuts the same work into blocks. Passages have the length that they have, drawn at random,
-so that none is tokenised once for several queries: with candidates of a first stage we would gain
-more.
+Every way reads passages, queries and pairs (BM25's candidates) from Parquet, scores each pair with
+the same MiniLM cross-encoder, and writes the scores. Loading the model is not counted, nor starting
+Ray, which cuts the same work into blocks. Passages have the length that they have.
 
-Correctness first: all scores are compared with the plain loop's (1e-4). Then the ways take turns.
-sentence-transformers takes part at each of --peer-batch, and kdscale at each of --batch-tokens; of
-each the best counts, and the product's own setting is shown too. Beside pairs a second stands the
-share of the measured fp32 matrix peak that the FLOPs of real tokens make (kdscale does fewer: of
-the last layer it computes what the head reads); --profile adds which operations take the time.
+Correctness first: in fp32 all scores are compared with the plain loop's (1e-4). Where the CPU
+multiplies bf16 and --model gives a ranker that is trained, both kdscale and sentence-transformers
+take part in bf16 too, and their nDCG@10 over more queries is compared with fp32's (0.001; the row
+says if it is further). Then the ways take turns. sentence-transformers takes part at each of
+--peer-batch, and kdscale at each of --batch-tokens; of each the best counts, and the product's own
+setting is shown too. Beside pairs a second stands the share of the measured fp32 matrix peak that
+the FLOPs of real tokens make (kdscale does fewer: of the last layer it computes what the head
+reads); --profile adds which operations take the time.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from first_stage import find_candidates, read_tables, write_scores, write_tables
 from grid import exit_with
-from latency import make_requests
 from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, matrix_peak, rates
 
+from kdscale.doctor import cpu_multiplies_bf16
 from kdscale.evaluation.flops import forward_flops
 from kdscale.evaluation.latency import cpu_threads
 from kdscale.models.encode import PairEncoder
@@ -53,8 +54,8 @@ from kdscale.models.ranker import (
 )
 from kdscale.progress import Reporter
 
-SAME = 1e-4
-PEER, LOOP, OURS = "sentence-transformers", "plain loop", "kdscale"
+SAME, SAME_NDCG = 1e-4, 0.001
+PEER, LOOP, OURS, BF16 = "sentence-transformers", "plain loop", "kdscale", "bf16"
 
 
 def main() -> int:
@@ -62,8 +63,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--beir", type=Path, required=True, metavar="DIR", help="the data")
-    parser.add_argument("--model", help="a ranker's folder; default: MiniLM with a random head")
+    parser.add_argument("--model", help="a trained ranker; default: MiniLM, random head")
     parser.add_argument("--queries", type=int, default=15)
+    parser.add_argument("--check-queries", type=int, default=300, help="for nDCG@10 in bf16")
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
@@ -78,11 +80,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, cpu_threads(args.threads):
         folder = Path(name)
         ranker = write_ranker(folder / "model", args.model, args.max_length)
-        pairs = write_tables(folder, args)
-        ways = make_ways(folder, args, reporter)
+        pairs = write_tables(folder, find_candidates(args.beir, args.queries, args.candidates))
+        in_bf16 = cpu_multiplies_bf16() and args.model is not None
+        ways = make_ways(folder, args, in_bf16, reporter)
         flops, own_flops, tokens = useful_flops(folder, ranker, args.max_length)
         reporter.info(f"{pairs} pairs, {tokens / pairs:.0f} tokens each on average")
         differences = check(ways, folder, reporter)
+        losses = check_bf16(ways, folder, args, reporter) if in_bf16 else {}
         # Before the runs and after them: a machine that is not idle shows.
         peaks = [matrix_peak()]
         seconds = alternate({n: partial(w, folder) for n, w in ways.items()}, args.runs, reporter)
@@ -92,16 +96,7 @@ def main() -> int:
     for name, row in found.items():
         done = own_flops if name.startswith(OURS) else flops
         row["share_of_peak"] = round(done * row["per_s"] / pairs / max(peaks), 4)
-    best = {
-        kind: max((n for n in found if n.startswith(kind)), key=lambda n: found[n]["per_s"])
-        for kind in (OURS, PEER, LOOP)
-    }
-    ratios = {
-        f"{best[OURS]} / {best[other]}": round(
-            found[best[OURS]]["per_s"] / found[best[other]]["per_s"], 3
-        )
-        for other in (PEER, LOOP)
-    }
+    ratios = compare(found)
     show(found, ratios, peaks)
     for line in profile or []:
         print(f"  {line['share']:6.1%}  {line['operation']}")
@@ -118,6 +113,7 @@ def main() -> int:
             },
             "matrix_peak_flops": [round(peak) for peak in peaks],
             "differences_from_plain_loop": differences,
+            "bf16_ndcg_differences": losses,
             "ways": found,
             "ratios": ratios,
             "profile": profile,
@@ -134,35 +130,21 @@ def write_ranker(folder: Path, given: str | None, max_length: int) -> Any:
     return model
 
 
-def write_tables(folder: Path, args: argparse.Namespace) -> int:
-    passages: dict[str, str] = {}
-    queries, rows = {}, []
-    for q, (query, texts) in enumerate(make_requests(args.beir, args.queries, args.candidates)):
-        queries[f"q{q}"] = query
-        for text in texts:
-            pid = f"p{len(passages)}"
-            passages[pid] = text
-            rows.append((f"q{q}", pid))
-    qids, pids = zip(*rows, strict=True)
-    pq.write_table(pa.table({"pid": list(passages), "text": list(passages.values())}), folder / "p")
-    pq.write_table(pa.table({"qid": list(queries), "text": list(queries.values())}), folder / "q")
-    pq.write_table(pa.table({"qid": list(qids), "pid": list(pids)}), folder / "pairs")
-    return len(rows)
+def compare(found: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """How many times as fast kdscale's best way is as the best of each other kind: in fp32, in
+    bf16, and kdscale in bf16 beside the others in fp32."""
 
+    def best(kind: str, bf16: bool) -> str | None:
+        names = [n for n in found if n.startswith(kind) and (BF16 in n) == bf16]
+        return max(names, key=lambda name: found[name]["per_s"], default=None)
 
-def read_tables(folder: Path) -> tuple[dict[str, str], dict[str, str], list[tuple[str, str]]]:
-    def texts(name: str) -> dict[str, str]:
-        table = pq.read_table(folder / name)
-        return dict(zip(*(c.to_pylist() for c in table.columns), strict=True))
-
-    table = pq.read_table(folder / "pairs")
-    pairs = list(zip(table["qid"].to_pylist(), table["pid"].to_pylist(), strict=True))
-    return texts("q"), texts("p"), pairs
-
-
-def write_scores(folder: Path, scores: np.ndarray) -> None:
-    table = pq.read_table(folder / "pairs").append_column("score", pa.array(scores, pa.float32()))
-    pq.write_table(table, folder / "scores")
+    wanted = [(False, LOOP, False), (False, PEER, False), (True, PEER, True), (True, PEER, False)]
+    pairs = [(best(OURS, own), best(kind, its)) for own, kind, its in wanted]
+    return {
+        f"{ours} / {other}": round(found[ours]["per_s"] / found[other]["per_s"], 3)
+        for ours, other in pairs
+        if ours and other
+    }
 
 
 def kdscale_way(scorer: PairScorer, folder: Path) -> None:
@@ -196,7 +178,7 @@ def plain_way(model: Any, tokenizer: Any, max_length: int, folder: Path) -> None
 
 
 def make_ways(
-    folder: Path, args: argparse.Namespace, reporter: Reporter
+    folder: Path, args: argparse.Namespace, in_bf16: bool, reporter: Reporter
 ) -> dict[str, Callable[[Path], None]]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -210,6 +192,9 @@ def make_ways(
     for tokens in args.batch_tokens:
         scorer = Scorer(load_ranker(place), encoder, tokens)
         ways[f"{OURS}, {tokens} tokens"] = partial(kdscale_way, scorer)
+    if in_bf16:
+        scorer = Scorer(load_ranker(place), encoder, args.batch_tokens[0], precision="bf16")
+        ways[f"{OURS}, {BF16}"] = partial(kdscale_way, scorer)
     if "compiled" in args.ways:
         scorer = Scorer(load_ranker(place), encoder, args.batch_tokens[0])
         first_token_only(scorer.model).__enter__()  # for good: what is compiled stays so
@@ -224,6 +209,14 @@ def make_ways(
     for batch in args.peer_batch:
         peer = CrossEncoder(place, device="cpu", max_length=args.max_length)
         ways[f"{PEER}, {batch} pairs"] = partial(peer_way, peer, batch)
+        if in_bf16:
+            peer = CrossEncoder(
+                place,
+                device="cpu",
+                max_length=args.max_length,
+                model_kwargs={"dtype": torch.bfloat16},
+            )
+            ways[f"{PEER}, {BF16}, {batch} pairs"] = partial(peer_way, peer, batch)
     try:
         peer = CrossEncoder(place, device="cpu", max_length=args.max_length, backend="onnx")
         ways[f"{PEER}, onnx"] = partial(peer_way, peer, args.peer_batch[-1])
@@ -244,10 +237,36 @@ def check(
             scores = pq.read_table(folder / "scores")["score"].to_numpy()
             expected = scores if expected is None else expected
             found[name] = float(np.abs(scores - expected).max())
-            if found[name] > SAME * max(1.0, float(np.abs(expected).max())):
+            if BF16 not in name and found[name] > SAME * max(1.0, float(np.abs(expected).max())):
                 raise SystemExit(f"{name}: a score is {found[name]:.2g} from the plain loop's")
             task.advance(note=name)
     return found
+
+
+def check_bf16(
+    ways: dict[str, Callable[[Path], None]],
+    folder: Path,
+    args: argparse.Namespace,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """By how much the nDCG@10 of each way in bf16 is off that of kdscale in fp32."""
+    found = find_candidates(args.beir, args.check_queries, args.candidates)
+    more = folder / "more"
+    more.mkdir()
+    write_tables(more, found)
+    first = next(name for name in ways if name.startswith(OURS))
+    names = [first, *(name for name in ways if BF16 in name)]
+    values = {}
+    with reporter.task(f"nDCG@10 of {len(found.queries)} queries", len(names)) as task:
+        for name in names:
+            ways[name](more)
+            values[name] = found.ndcg(pq.read_table(more / "scores")["score"].to_numpy())
+            task.advance(note=f"{name} {values[name]:.4f}")
+    fp32 = values.pop(first)
+    for name, value in values.items():
+        if abs(value - fp32) > SAME_NDCG:
+            reporter.info(f"{name}: nDCG@10 {value:.4f}, in fp32 {fp32:.4f}: too far")
+    return {name: round(value - fp32, 6) for name, value in values.items()}
 
 
 def useful_flops(folder: Path, ranker: Any, max_length: int) -> tuple[float, float, int]:

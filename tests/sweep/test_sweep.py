@@ -145,8 +145,8 @@ def _written(record, name):
 
 def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster, capsys):
     """Trained by Ray Train and DeepSpeed."""
-    train = {"max_steps": 600, "batch_size": 8, "log_every": 50, "checkpoint_every": 0}
-    watch = {"every": 100, "queries": 10, "train_queries": 5, "depth": 10}
+    train = {"max_steps": 240, "batch_size": 8, "log_every": 20, "checkpoint_every": 0}
+    watch = {"every": 40, "queries": 10, "train_queries": 5, "depth": 10}
     # On ten dev queries of the tiny world the untrained student stays ahead: what is second at
     # the first rung is stopped, whichever that is.
     space = {**SEEDS, "ranker.train.lr": {"grid": [1e-12, 3e-3]}}
@@ -162,8 +162,8 @@ def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster
     record = open_record(load_sweep(path))
     good, bad = record.state()["trials"]
     assert (good["status"], bad["status"]) == ("finished", "stopped")
-    assert [step for step, _ in good["curve"]] == list(range(0, 601, 100))
-    assert bad["value"] == bad["curve"][-1][1] < good["value"] and bad["step"] < 600
+    assert [step for step, _ in good["curve"]] == list(range(0, 241, 40))
+    assert bad["value"] == bad["curve"][-1][1] < good["value"] and bad["step"] < 240
     assert good["student"] and bad["student"] is None
     assert "stopped at step" in capsys.readouterr().out
     whole = ray_cluster.cluster_resources()["CPU"]
