@@ -8,9 +8,10 @@ Each way trains a copy of one student for the same steps on the same items in th
 teacher's scores (drawn at random: time does not depend on them); they take turns. Others' ways, in
 benchmarks/training_peers.py: sentence-transformers' CrossEncoderTrainer with MarginMSE, Hugging
 Face's Trainer doing the same, and TinyBERT's loop, which reads the teacher in every step and pads
-to the longest allowed. Others' ways run in fp32; ours does too, and once more in bf16 where the CPU
-multiplies in it. Correctness first: the loss of the first step is compared with that of one plain
-padded batch. Preparing data that is prepared once is not counted, on either side.
+to the longest allowed. Where the CPU multiplies in bf16, ours and the two trainers run in it as
+well, and are compared with each other. Correctness first: the loss of the first step is compared
+with that of one plain padded batch. Preparing data that is prepared once is not counted, on either
+side.
 
 Shares of our step come from runs of their own: waiting for data, forward (the teacher's as well in
 the LM stage), backward, communication, optimizer (with clipping); of one process, and of two with
@@ -35,7 +36,7 @@ from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, rates, ratio, read_shape
-from training_ours import SEED, in_bf16, run_ours, shares_of_workers
+from training_ours import SEED, run_ours, shares_of_workers, time_ours
 
 from kdscale.config import Config, Train
 from kdscale.configload import load_config
@@ -44,6 +45,7 @@ from kdscale.data.blocks import BlockSource
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
 from kdscale.data.schema import SCORES
+from kdscale.doctor import cpu_multiplies_bf16
 from kdscale.evaluation.latency import cpu_threads
 from kdscale.models.pretrained import load_encoder
 from kdscale.models.ranker import build_ranker, save_ranker
@@ -56,6 +58,7 @@ from kdscale.training.modules import LmTraining, RankerTraining
 
 HERE = Path(__file__).parent
 OURS, ST, HF, TINY = "kdscale", "sentence-transformers", "HF Trainer", "TinyBERT's way"
+IN_BF16 = ", bf16"
 SAME = 1e-4
 
 
@@ -136,17 +139,16 @@ def ranker_stage(
     def module() -> RankerTraining:
         return RankerTraining(copy.deepcopy(student), weights)
 
-    check_ranker(module(), copy.deepcopy(student), encoder.tokenizer, source, order, groups, length)
-    lr = train.lr
-    ways = {
-        OURS: lambda: run_ours(module(), source, train, weights)[0],
-        ST: partial(peers.sentence_transformers, folder, groups, length, lr),
-        HF: partial(peers.hugging_face, student, encoder.tokenizer, groups, length, lr),
-        TINY: partial(
-            peers.tinybert_ranker, student, teacher, encoder.tokenizer, groups, length, lr
-        ),
-        **in_bf16(module, source, train, weights),
-    }
+    lr, tokenizer = train.lr, encoder.tokenizer
+    check_ranker(module(), copy.deepcopy(student), tokenizer, source, order, groups, length)
+    ways = in_both(
+        {
+            OURS: partial(time_ours, module, source, train, weights),
+            ST: partial(peers.sentence_transformers, folder, groups, length, lr),
+            HF: partial(peers.hugging_face, student, tokenizer, groups, length, lr),
+        }
+    )
+    ways[TINY] = partial(peers.tinybert_ranker, student, teacher, tokenizer, groups, length, lr)
     count = sum(len(row) for _, row in groups.rows)
     result = measure(ways, args.runs, count, "pairs", reporter)
     shares = shares_of(module, args.runs, source, train, weights)
@@ -173,16 +175,24 @@ def lm_stage(
     wanted = np.concatenate([np.sort(order.batch(step)[1]) for step in range(steps)])
     blocks = torch.as_tensor(tokens.blocks()[wanted], dtype=torch.long)
     size, lr = order.batch_size, train.lr
-    ways = {
-        OURS: lambda: run_ours(module(), source, train, weights)[0],
-        HF: lambda: peers.hugging_face_lm(module(), weights, blocks, size, steps, lr),
-        TINY: partial(peers.tinybert_lm, student, teacher, layer_map, blocks, size, steps, lr),
-        **in_bf16(module, source, train, weights),
-    }
+    ways = in_both(
+        {
+            OURS: partial(time_ours, module, source, train, weights),
+            HF: partial(peers.hugging_face_lm, module, weights, blocks, size, steps, lr),
+        }
+    )
+    ways[TINY] = partial(peers.tinybert_lm, student, teacher, layer_map, blocks, size, steps, lr)
     # First, since a model that has given its hidden states to a peer cannot be sent to a process.
     shares = shares_of(module, args.runs, source, train, weights)
     result = measure(ways, args.runs, blocks.numel(), "tokens", reporter)
     return {**result, "stage": "lm", "steps": steps, "shares": shares}
+
+
+def in_both(ways: dict[str, Callable[..., float]]) -> dict[str, Callable[..., float]]:
+    """Each way in fp32, and in bf16 where the CPU has what multiplies in it."""
+    if not cpu_multiplies_bf16():
+        return dict(ways)
+    return ways | {name + IN_BF16: partial(way, bf16=True) for name, way in ways.items()}
 
 
 def shares_of(
@@ -224,7 +234,11 @@ def measure(
         "unit": unit,
         "amount": amount,
         "ways": rates(seconds, amount),
-        "ratios": {name: ratio(seconds, OURS, name) for name in ways if name != OURS},
+        "ratios": {
+            name: ratio(seconds, OURS + IN_BF16 * name.endswith(IN_BF16), name)
+            for name in ways
+            if not name.startswith(OURS)
+        },
     }
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from kdscale.config import Train
-from kdscale.doctor import cpu_multiplies_bf16
 from kdscale.store import LocalWorkspace
 from kdscale.training.engines import DeepSpeedEngine, TorchEngine
 from kdscale.training.loop import Hooks, train_loop
@@ -34,14 +33,12 @@ def run_ours(
     return _run(Timed(module, train, CPU), module, source, train, weights)
 
 
-def in_bf16(
-    module: MakeModule, source: Any, train: Train, weights: dict[str, float]
-) -> dict[str, Callable[[], float]]:
-    """Our way once more, where the CPU has what multiplies in bf16."""
-    if not cpu_multiplies_bf16():
-        return {}
-    train = replace(train, precision="bf16")
-    return {"kdscale, bf16": lambda: run_ours(module(), source, train, weights)[0]}
+def time_ours(
+    module: MakeModule, source: Any, train: Train, weights: dict[str, float], bf16: bool = False
+) -> float:
+    """Seconds of the loop over a module made for it."""
+    train = replace(train, precision="bf16" if bf16 else "fp32")
+    return run_ours(module(), source, train, weights)[0]
 
 
 def shares_of_workers(

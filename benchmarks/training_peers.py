@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,9 @@ def sentence_transformers(
 
 
 def hugging_face(
-    model: nn.Module, tokenizer: Any, groups: Groups, max_length: int, lr: float
-) -> float:
+    model: nn.Module, tokenizer: Any, groups: Groups, max_length: int, lr: float,
+    bf16: bool = False,
+) -> float:  # fmt: skip
     """Trainer: the batch's pairs are tokenised by the collator and padded to the longest."""
     from transformers import Trainer, TrainingArguments
 
@@ -146,7 +148,7 @@ def hugging_face(
         def _get_train_sampler(self, *_: Any) -> Any:
             return torch.utils.data.SequentialSampler(groups)
 
-    return _train(Distilling, TrainingArguments, model, groups, collate, groups, lr)
+    return _train(Distilling, TrainingArguments, model, groups, collate, groups, lr, bf16)
 
 
 def tinybert_ranker(
@@ -213,8 +215,8 @@ def tinybert_lm(
 
 
 def hugging_face_lm(
-    module: nn.Module, weights: dict[str, float], blocks: torch.Tensor, batch_size: int,
-    steps: int, lr: float,
+    module: Callable[[], nn.Module], weights: dict[str, float], blocks: torch.Tensor,
+    batch_size: int, steps: int, lr: float, bf16: bool = False,
 ) -> float:  # fmt: skip
     """Trainer over our own module and losses: what its loop adds."""
     from transformers import Trainer, TrainingArguments
@@ -236,7 +238,7 @@ def hugging_face_lm(
             return blocks[index]
 
     groups = type("Shape", (), {"steps": steps, "batch_size": batch_size})
-    return _train(Distilling, TrainingArguments, module, Sized(), collate, groups, lr)
+    return _train(Distilling, TrainingArguments, module(), Sized(), collate, groups, lr, bf16)
 
 
 def group_loss(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -248,13 +250,16 @@ def group_loss(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def _train(
-    trainer: Any, settings: Any, model: nn.Module, data: Any, collate: Any, shape: Any, lr: float
-) -> float:
+    trainer: Any, settings: Any, model: nn.Module, data: Any, collate: Any, shape: Any, lr: float,
+    bf16: bool,
+) -> float:  # fmt: skip
     from transformers import PrinterCallback
 
     with tempfile.TemporaryDirectory() as scratch:
         args = settings(
-            **arguments(shape.steps, shape.batch_size, lr, scratch), remove_unused_columns=False
+            **arguments(shape.steps, shape.batch_size, lr, scratch),
+            bf16=bf16,
+            remove_unused_columns=False,
         )
         made = trainer(
             model=copy.deepcopy(model).train(), args=args, train_dataset=data,
