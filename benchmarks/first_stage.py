@@ -29,6 +29,17 @@ class Candidates:
     pairs: Sequence[tuple[str, str]]
     qrels: Mapping[str, Mapping[str, int]]
 
+    def first(self, queries: int) -> Candidates:
+        """Of so many queries alone."""
+        chosen = dict(list(self.queries.items())[:queries])
+        pairs = [(qid, pid) for qid, pid in self.pairs if qid in chosen]
+        return Candidates(
+            chosen,
+            {pid: self.passages[pid] for _, pid in pairs},
+            pairs,
+            {qid: self.qrels[qid] for qid in chosen},
+        )
+
     def ndcg(self, scores: np.ndarray) -> float:
         """The mean nDCG@10 of the pairs ranked by [len(pairs)] scores."""
         run: dict[str, list[str]] = {qid: [] for qid in self.queries}

@@ -235,7 +235,7 @@ def measure(
         "amount": amount,
         "ways": rates(seconds, amount),
         "ratios": {
-            name: ratio(seconds, OURS + IN_BF16 * name.endswith(IN_BF16), name)
+            name: ratio(seconds, OURS + IN_BF16 if name.endswith(IN_BF16) else OURS, name)
             for name in ways
             if not name.startswith(OURS)
         },

@@ -15,7 +15,7 @@ from kdscale.training.metrics import METRICS, read_rows
 
 pytestmark = pytest.mark.slow
 
-STEPS, EVERY = 150, 10
+STEPS, EVERY = 300, 10
 LABELS = {"pool": "training"}
 
 
