@@ -3,6 +3,7 @@ ranker is asked to score."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdscale.config import BeirSource, Prepare
-from kdscale.data.candidates import Bm25
+from kdscale.data.bm25 import Bm25
+from kdscale.data.calls import InProcess
 from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
+from kdscale.data.schema import PASSAGES
 from kdscale.evaluation.measures import parse_measures, per_query
 
 NDCG = "nDCG@10"
@@ -63,8 +66,11 @@ def find_candidates(folder: Path, queries: int, depth: int) -> Candidates:
     wanted = [q for q in reader.queries(split) if not isinstance(q, Reject) and q[0] in qrels]
     chosen = dict(wanted[:queries])
     settings = Prepare()
-    index = Bm25(pa.array(list(texts)), list(texts.values()), settings.bm25_k1, settings.bm25_b)
-    found = index.search(list(chosen), list(chosen.values()), depth)
+    queries = list(chosen.values())
+    with tempfile.TemporaryDirectory() as folder:
+        index = Bm25(queries, settings.bm25_k1, settings.bm25_b, Path(folder), InProcess())
+        index.index([pa.table([list(texts), list(texts.values())], schema=PASSAGES)])
+        found = index.search(list(chosen), queries, depth)
     pairs = list(zip(found["qid"].to_pylist(), found["pid"].to_pylist(), strict=True))
     return Candidates(
         chosen,

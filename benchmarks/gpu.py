@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,8 @@ class World:
     def query_ids(self, split: str, qid: str) -> np.ndarray:
         return self.query_ids_of[int(qid)]
 
-    def passage_ids(self, pid: str) -> np.ndarray:
-        return self.passage_ids_of[int(pid)]
+    def passage_ids(self, pids: Iterable[str]) -> dict[str, np.ndarray]:
+        return {pid: self.passage_ids_of[int(pid)] for pid in pids}
 
 
 def make_ranker(shape: tuple[int, int, int, int], world: World) -> nn.Module:

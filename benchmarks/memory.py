@@ -37,7 +37,7 @@ VOCABULARY = 20_000
 QUERIES = {"train": 400, "dev": 20, "test": 20}
 EVERY_S = 0.5
 STEP = re.compile(r"^([a-z_:0-9-]+): (prepare|finetune|score|distill-lm|distill-ranker)\b")
-FEW_STEPS = {"max_steps": 5, "checkpoint_every": 0}
+STEPS = {"max_steps": 200, "checkpoint_every": 0}  # seconds: seen by several looks
 
 
 def main() -> int:
@@ -128,11 +128,11 @@ def write_config(folder: Path) -> Path:
         "cluster": {"engine": "torch"},
         "teacher": {
             "model": str(folder / "encoder"),
-            "train": FEW_STEPS,
+            "train": STEPS,
         },
         "students": [{"name": "tiny", "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32}],
-        "lm": {"relation_heads": 2, "train": FEW_STEPS},
-        "ranker": {"strategies": ["lm_distill_ranker_distill"], "train": FEW_STEPS},
+        "lm": {"relation_heads": 2, "train": STEPS},
+        "ranker": {"strategies": ["lm_distill_ranker_distill"], "train": STEPS},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))

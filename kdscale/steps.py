@@ -59,7 +59,7 @@ def build_steps(config: Config) -> dict[str, Step]:
     name, seed = config.name, config.seed
     add(
         Step(
-            "dataset", "prepare", "datasets", name, stage_of("prepare", "run_dataset"),
+            "dataset", "prepare", "datasets", name, stage_of("prepare", "run"),
             lambda: {**dataset_config(config), "seed": seed},
         )
     )  # fmt: skip
@@ -123,7 +123,7 @@ def _tokens_step(
     """
     return Step(
         _numbered(role, number), "prepare", "tokens", label,
-        stage_of("prepare", "run_tokens", made_by),
+        stage_of("tokens", "run", made_by),
         lambda: {**token_config(made_by or config, teacher), "seed": config.seed},
         {"dataset": dataset},
         {"teacher": number},
@@ -172,7 +172,7 @@ def _transfer_steps(config: Config, name: str) -> list[Step]:
     return [
         Step(
             f"dataset:{name}", "prepare", "datasets", name,
-            stage_of("prepare", "run_dataset", made_by), dataset,
+            stage_of("prepare", "run", made_by), dataset,
         ),
         *(
             _tokens_step(

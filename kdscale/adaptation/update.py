@@ -154,7 +154,7 @@ def _dataset_step(config: Config, origin: Origin, update: Update) -> Step:
 
 def _tokens_step(config: Config) -> Step:
     return Step(
-        "tokens", "prepare", "tokens", f"{config.name}-update", stage_of("prepare", "run_tokens"),
+        "tokens", "prepare", "tokens", f"{config.name}-update", stage_of("tokens", "run"),
         lambda: {**token_config(config, config.teacher), "seed": config.seed},
         {"dataset": "dataset"},
     )  # fmt: skip

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from itertools import chain
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,14 @@ from kdscale.data.schema import (
     QUERIES,
     QUERY_TOKENS,
 )
-from kdscale.data.shards import read_shards, read_table, read_where, sample_column
+from kdscale.data.shards import (
+    count_rows,
+    read_batches,
+    read_shards,
+    read_table,
+    read_where,
+    sample_column,
+)
 from kdscale.errors import KdscaleError
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
 STATS = "stats.json"
 TOKENS_INFO = "tokens.json"
+BLOCKS_AT_A_TIME = 8_192
 
 
 class Dataset:
@@ -43,21 +50,24 @@ class Dataset:
         """In the order of the source or of prepare.split."""
         return list(self._splits)
 
-    def passages(self) -> pa.Table:
-        return read_shards(self.path / "passages", PASSAGES)
+    def passages(self, rows: int) -> Iterator[pa.Table]:
+        """PASSAGES in order, at most so many rows at a time; no more are held."""
+        return read_batches(self.path / "passages", PASSAGES, rows)
+
+    def passage_count(self) -> int:
+        return count_rows(self.path / "passages")
 
     def sample_passages(self, count: int) -> Iterator[list[str]]:
-        """The texts of at most `count` passages, spread evenly over the collection; only one of
-        its files is held at a time."""
+        """The texts of at most `count` passages, spread evenly over the collection, of which
+        little is held at a time."""
         return sample_column(self.path / "passages", PASSAGES, "text", count)
 
     def text_batches(self, size: int = 10_000) -> Iterator[list[str]]:
-        """Every text of the dataset, at most `size` at a time; only one file's are held."""
-        files = chain(
-            sample_column(self.path / "passages", PASSAGES, "text", sys.maxsize),
-            (self.queries(split)["text"].to_pylist() for split in self._splits),
-        )
-        for texts in files:
+        """Every text of the dataset, at most `size` at a time."""
+        for table in self.passages(size):
+            yield table["text"].to_pylist()
+        for split in self._splits:
+            texts = self.queries(split)["text"].to_pylist()
             for start in range(0, len(texts), size):
                 yield texts[start : start + size]
 
@@ -98,32 +108,50 @@ def _texts(table: pa.Table) -> dict[str, str]:
 
 
 class Tokens:
-    """A tokens artifact: token ids without special tokens, in memory as one flat array a table."""
+    """A tokens artifact: token ids without special tokens."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.info = read_json(self.path / TOKENS_INFO)
-        self._passages: _Ragged | None = None
-        self._queries: dict[str, _Ragged] = {}
+        self._queries: dict[str, TokenIds] = {}
 
-    def passage_ids(self, pid: str) -> np.ndarray:
-        """[tokens] int32."""
-        if self._passages is None:
-            self._passages = _Ragged(read_shards(self.path / "passages", PASSAGE_TOKENS))
-        return self._passages[pid]
+    def passage_ids(self, pids: Iterable[str]) -> TokenIds:
+        """Of these passages, without the rest of the collection. Raises KdscaleError where the
+        tokens lack one."""
+        wanted = set(pids)
+        found = TokenIds(read_where(self.path / "passages", PASSAGE_TOKENS, "pid", wanted))
+        if len(found) < len(wanted):
+            lacking = min(wanted.difference(found))
+            raise KdscaleError(
+                f"the tokens lack {lacking!r}; run the prepare stage again for this dataset"
+            )
+        return found
 
     def query_ids(self, split: str, qid: str) -> np.ndarray:
         """[tokens] int32."""
         if split not in self._queries:
             check_split(split, self.info["splits"])
             path = self.path / "queries" / f"{split}.parquet"
-            self._queries[split] = _Ragged(read_table(path, QUERY_TOKENS))
-        return self._queries[split][qid]
+            self._queries[split] = TokenIds(read_table(path, QUERY_TOKENS))
+        try:
+            return self._queries[split][qid]
+        except KeyError:
+            raise KdscaleError(
+                f"the tokens lack {qid!r}; run the prepare stage again for this dataset"
+            ) from None
 
     def blocks(self) -> np.ndarray:
-        """[N, block_length] int32, special tokens included."""
-        flat, _ = flatten(read_shards(self.path / "blocks", BLOCKS)["ids"])
-        return flat.reshape(-1, self.info["block_length"])
+        """[N, block_length] int32, special tokens included: mapped from a file that goes with the
+        array, since there can be more of them than the memory holds."""
+        folder, length = self.path / "blocks", self.info["block_length"]
+        count = count_rows(folder)
+        if not count:
+            return np.empty((0, length), dtype=np.int32)
+        with tempfile.TemporaryFile() as file:
+            for table in read_batches(folder, BLOCKS, BLOCKS_AT_A_TIME):
+                file.write(flatten(table["ids"])[0].tobytes())
+            file.flush()
+            return np.memmap(file, np.int32, "r", shape=(count, length))
 
     def encoder(self) -> PairEncoder:
         """What puts pairs together, for the tokenizer and max_length of these tokens."""
@@ -132,21 +160,22 @@ class Tokens:
         return PairEncoder.load(self.path / "tokenizer", self.info["max_length"])
 
 
-class _Ragged:
-    """Rows of different lengths by id."""
+class TokenIds(Mapping[str, np.ndarray]):
+    """id -> [tokens] int32, end to end in one array: a table's worth of arrays would be larger."""
 
     def __init__(self, table: pa.Table):
         self._flat, self._offsets = flatten(table["ids"])
         self._row = {key: i for i, key in enumerate(table[0].to_pylist())}
 
     def __getitem__(self, key: str) -> np.ndarray:
-        try:
-            row = self._row[key]
-        except KeyError:
-            raise KdscaleError(
-                f"the tokens lack {key!r}; run the prepare stage again for this dataset"
-            ) from None
+        row = self._row[key]
         return self._flat[self._offsets[row] : self._offsets[row + 1]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
 
 
 def flatten(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

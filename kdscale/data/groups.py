@@ -66,8 +66,10 @@ class GroupSource:
                 "qrels and prepare.depth.train, prepare.negatives"
             )
         self.pairs_per_item = min(group_size, 1 + max(len(n) for _, n in self._groups))
+        in_groups = np.concatenate([rows for group in self._groups for rows in group]).tolist()
+        self._passages = tokens.passage_ids(self._pids[row] for row in in_groups)
         self._pair_lengths = np.zeros(len(self._qids), dtype=np.int64)  # of rows in groups
-        for row in np.concatenate([rows for group in self._groups for rows in group]):
+        for row in in_groups:
             query, passage = self._ids(row)
             self._pair_lengths[row] = self._encoder.length(len(query), len(passage))
         # [N] padded tokens a group
@@ -81,7 +83,7 @@ class GroupSource:
     def _ids(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         return (
             self._tokens.query_ids("train", self._qids[row]),
-            self._tokens.passage_ids(self._pids[row]),
+            self._passages[self._pids[row]],
         )
 
     def rows(self, item: int, epoch: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from kdscale.data.clean import (
     fault_of,
 )
 from kdscale.data.lines import NO_TEXT, NOT_UTF8, is_utf8, read_lines
+from kdscale.data.pids import PassageIds
 from kdscale.data.queries import Judgments
 from kdscale.data.raymap import in_blocks, map_tables
 from kdscale.data.readers.base import ParallelReader
@@ -36,9 +37,10 @@ RAW = pa.schema([("number", pa.int64()), *PASSAGES])
 
 
 def ingest_passages(
-    items: Iterable[Any], log: RejectLog, max_chars: int, task: Task
-) -> tuple[pa.Table, int]:
-    """PASSAGES, cleaned, in the order read, and how many texts were cut."""
+    items: Iterable[Any], log: RejectLog, max_chars: int, pids: PassageIds, task: Task
+) -> Iterator[pa.Table]:
+    """PASSAGES, cleaned, in the order read, and a column "cut": whether a text was cut. The ids
+    are added to `pids`."""
     kind = "passages"
 
     def readable() -> Iterator[tuple[int, str, str]]:
@@ -49,23 +51,16 @@ def ingest_passages(
             else:
                 yield number, pid, text
 
-    seen: set[str] = set()
-    tables, cut = [], 0
     blocks = in_blocks(readable(), RAW, text=RAW.names.index("text"))
     for table in map_tables(blocks, clean_table, max_chars=max_chars):
         keep = []
         for number, pid, text in zip(*(table[n].to_pylist() for n in RAW.names), strict=True):
-            fault = EMPTY_TEXT if not text else DUPLICATE_ID if pid in seen else None
+            fault = EMPTY_TEXT if not text else DUPLICATE_ID if not pids.add(pid) else None
             if fault:
                 log.reject(kind, number, fault, f"{pid} {text}")
-            else:
-                seen.add(pid)
             keep.append(fault is None)
-        kept = table.filter(pa.array(keep))
-        cut += kept["cut"].to_pylist().count(True)
-        tables.append(kept.select(PASSAGES.names))
+        yield table.select([*PASSAGES.names, "cut"]).filter(pa.array(keep))
         task.advance(table.num_rows)
-    return pa.concat_tables([PASSAGES.empty_table(), *tables]), cut
 
 
 def ingest_queries(
@@ -94,7 +89,7 @@ def ingest_judgments(
     kind: str,
     log: RejectLog,
     queries: dict[str, str],
-    passages: dict[str, int],
+    passages: Container[str],
 ) -> Judgments:
     """qid -> pid -> grade in the order read; only of known queries and passages."""
     judgments: Judgments = {}
@@ -117,7 +112,7 @@ def ingest_negatives(
     log: RejectLog,
     known: dict[str, str],
     judgments: Judgments,
-    passages: dict[str, int],
+    passages: Container[str],
     min_grade: int,
     limit: int,
 ) -> dict[str, list[str]]:

@@ -28,10 +28,12 @@ BLOCK_FILE = "scores.parquet"
 def pair_lengths(pairs: pa.Table, tokens: Tokens) -> np.ndarray:
     """[pairs] tokens of each pair as the teacher reads it."""
     encoder = tokens.encoder()
+    qids, pids = _ids(pairs)
+    passages = tokens.passage_ids(pids)
     return np.array(
         [
-            encoder.length(len(tokens.query_ids(TRAIN, qid)), len(tokens.passage_ids(pid)))
-            for qid, pid in zip(pairs["qid"].to_pylist(), pairs["pid"].to_pylist(), strict=True)
+            encoder.length(len(tokens.query_ids(TRAIN, qid)), len(passages[pid]))
+            for qid, pid in zip(qids, pids, strict=True)
         ],
         dtype=np.int64,
     )

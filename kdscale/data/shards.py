@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,13 @@ import pyarrow.parquet as pq
 from kdscale.errors import KdscaleError
 
 ROW_GROUP = 65_536
+COMPRESSION = "zstd"
 
 
 def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One chunk: how the rows came in (from how many workers) must not show in the file's bytes.
-    pq.write_table(
-        table.cast(schema).combine_chunks(), path, compression="zstd", row_group_size=ROW_GROUP
-    )
+    one_chunk = table.cast(schema).combine_chunks()  # as `_Rows.take`
+    pq.write_table(one_chunk, path, compression=COMPRESSION, row_group_size=ROW_GROUP)
 
 
 def write_shards(directory: Path, table: pa.Table, schema: pa.Schema, shards: int) -> None:
@@ -30,34 +30,99 @@ def write_shards(directory: Path, table: pa.Table, schema: pa.Schema, shards: in
 
     An empty table is one file without rows, so that its schema can be read.
     """
-    size = max(1, -(-table.num_rows // max(1, shards)))
-    for part, start in enumerate(range(0, max(1, table.num_rows), size)):
+    _write_parts(directory, _Rows([table], schema), table.num_rows, shards)
+
+
+def stream_shards(
+    directory: Path, tables: Iterable[pa.Table], schema: pa.Schema, shards: int, scratch: Path
+) -> int:
+    """The same files of tables that are too many for the memory; the number of rows.
+
+    Equal files need the number of rows: until it is known, the rows are in a file of `scratch`.
+    """
+    rows = 0
+    packed = pa.ipc.IpcWriteOptions(compression="zstd")
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        with pa.ipc.new_stream(pa.PythonFile(file, "w"), schema, options=packed) as spool:
+            for table in tables:
+                spool.write_table(table.cast(schema))
+                rows += table.num_rows
+        file.seek(0)
+        spooled = pa.ipc.open_stream(pa.PythonFile(file, "r"))
+        tables = (pa.Table.from_batches([batch]) for batch in spooled)
+        _write_parts(directory, _Rows(tables, schema), rows, shards)
+    return rows
+
+
+class _Rows:
+    """The rows of tables, to be taken so many at a time."""
+
+    def __init__(self, tables: Iterable[pa.Table], schema: pa.Schema):
+        self.schema = schema
+        self._tables = iter(tables)
+        self._held = schema.empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows; there have to be so many. In one chunk: how they came in (from
+        how many workers) must not show in a file's bytes."""
+        parts = [self._held]
+        have = self._held.num_rows
+        while have < count:
+            parts.append(next(self._tables).cast(self.schema))
+            have += parts[-1].num_rows
+        whole = pa.concat_tables(parts)
+        self._held = whole.slice(count)
+        return whole.slice(0, count).combine_chunks()
+
+
+def _write_parts(directory: Path, rows: _Rows, count: int, shards: int) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    size = max(1, -(-count // max(1, shards)))
+    for part, start in enumerate(range(0, max(1, count), size)):
         path = directory / f"part-{part:05d}.parquet"
-        write_table(path, table.slice(start, size), schema)
+        end = min(start + size, count)
+        with pq.ParquetWriter(path, rows.schema, compression=COMPRESSION) as writer:
+            for first in range(start, max(end, 1), ROW_GROUP):
+                writer.write_table(rows.take(min(ROW_GROUP, end - first)), row_group_size=ROW_GROUP)
 
 
 def read_shards(directory: Path, schema: pa.Schema) -> pa.Table:
-    paths = sorted(directory.glob("part-*.parquet"))
-    if not paths:
-        raise KdscaleError(f"{directory} has no part-*.parquet; remove its artifact and run again")
-    return pa.concat_tables([read_table(path, schema) for path in paths])
+    return pa.concat_tables([read_table(path, schema) for path in _parts(directory)])
+
+
+def read_batches(directory: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+    """All rows in order, at most so many at a time."""
+    for path in _parts(directory):
+        with _faults_of(path), pq.ParquetFile(path, memory_map=False) as file:
+            _check_schema(path, file.schema_arrow, schema)
+            for batch in file.iter_batches(rows):
+                yield pa.Table.from_batches([batch])
+
+
+def count_rows(directory: Path) -> int:
+    with _faults_of(directory):
+        return sum(pq.read_metadata(path).num_rows for path in _parts(directory))
 
 
 def sample_column(
     directory: Path, schema: pa.Schema, column: str, count: int
 ) -> Iterator[list[Any]]:
-    """At most `count` values of a column, evenly spread over all rows: those of each file."""
-    paths = sorted(directory.glob("part-*.parquet"))
-    with _faults_of(directory):
-        sizes = [pq.read_metadata(path).num_rows for path in paths]
-    total = sum(sizes)
+    """At most `count` values of a column, evenly spread over all rows: those of each batch."""
+    total = count_rows(directory)
     count = min(count, total)
     rows = np.arange(count) * total // max(1, count)
     start = 0
-    for path, size in zip(paths, sizes, strict=True):
-        mine = rows[(rows >= start) & (rows < start + size)] - start
-        yield read_table(path, schema)[column].take(pa.array(mine)).to_pylist()
-        start += size
+    for table in read_batches(directory, schema, ROW_GROUP):
+        first, last = np.searchsorted(rows, [start, start + table.num_rows])
+        yield table[column].take(pa.array(rows[first:last] - start)).to_pylist()
+        start += table.num_rows
+
+
+def _parts(directory: Path) -> list[Path]:
+    paths = sorted(directory.glob("part-*.parquet"))
+    if not paths:
+        raise KdscaleError(f"{directory} has no part-*.parquet; remove its artifact and run again")
+    return paths
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -81,7 +146,9 @@ def read_where(path: Path, schema: pa.Schema, column: str, wanted: Iterable[str]
         values = pa.array(
             sorted(wanted), schema.field(column).type
         )  # else none would be of no type
-        return files.to_table(filter=pads.field(column).isin(values))
+        return files.to_table(
+            filter=pads.field(column).isin(values), batch_readahead=1, fragment_readahead=1
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -58,7 +59,7 @@ def read_query_sets(
     prepare: Prepare,
     seed: int,
     log: RejectLog,
-    passages: dict[str, int],
+    passages: Container[str],
     keep: Workspace,
 ) -> list[QuerySet]:
     """Every query set of a source. Raises KdscaleError where too many lines are refused (the
@@ -74,7 +75,7 @@ def _read_query_set(
     prepare: Prepare,
     seed: int,
     log: RejectLog,
-    passages: dict[str, int],
+    passages: Container[str],
     keep: Workspace,
 ) -> QuerySet:
     kind = f"queries/{name}"

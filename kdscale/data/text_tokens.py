@@ -14,26 +14,19 @@ if TYPE_CHECKING:
 
 
 class TextTokens:
-    """Token ids of the queries and passages named, by the methods of `Tokens`."""
+    """Token ids of passages and of the queries named, by the methods of `Tokens`."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        encoder: PairEncoder,
-        pids: Iterable[str],
-        qids: dict[str, Iterable[str]],
-    ):
+    def __init__(self, dataset: Dataset, encoder: PairEncoder, qids: dict[str, Iterable[str]]):
         """qids: split -> queries of it."""
-        self._encoder = encoder
-        self._passages = self._cut(dataset.passage_texts(set(pids)))
+        self._dataset, self._encoder = dataset, encoder
         self._queries = {
             split: self._cut(dataset.query_texts(split, set(of_split)))
             for split, of_split in qids.items()
         }
 
-    def passage_ids(self, pid: str) -> np.ndarray:
-        """[tokens] int32."""
-        return self._passages[pid]
+    def passage_ids(self, pids: Iterable[str]) -> dict[str, np.ndarray]:
+        """pid -> [tokens] int32."""
+        return self._cut(self._dataset.passage_texts(set(pids)))
 
     def query_ids(self, split: str, qid: str) -> np.ndarray:
         """[tokens] int32."""

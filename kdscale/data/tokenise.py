@@ -6,9 +6,13 @@ alone is ready in a fraction of a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +22,7 @@ from kdscale.data.raymap import map_tables
 from kdscale.data.schema import BLOCKS
 from kdscale.progress import Task
 
-ROWS_PER_CHUNK = 100_000
+ROWS_PER_CHUNK = 8_192
 
 
 @lru_cache(maxsize=1)
@@ -51,52 +55,94 @@ def ragged_column(flat: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, pa.int32()))
 
 
+class TokenSpool:
+    """Token ids of documents, added one after the other, read in any order; in a file, since a
+    collection can have more than memory holds. In memory: a few bytes a document."""
+
+    def __init__(self, folder: Path):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        self._lengths: list[np.ndarray] = []
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        """column: list<int32>, a document a row."""
+        for chunk in column.chunks:
+            self._file.write(chunk.flatten().to_numpy().tobytes())
+            self._lengths.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
+
+    def lengths(self) -> np.ndarray:
+        """[documents] int32."""
+        return np.concatenate([np.empty(0, np.int32), *self._lengths])
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """[count] int32, from so many ids after the first document's first on."""
+        self._file.flush()
+        size = np.dtype(np.int32).itemsize
+        return np.frombuffer(os.pread(self._file.fileno(), count * size, start * size), np.int32)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> TokenSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def pack_blocks(
-    flat: np.ndarray,
-    lengths: np.ndarray,
+    spool: TokenSpool,
     cls_id: int,
     sep_id: int,
     block_length: int,
     seed: int,
     max_tokens: int | None = None,
-) -> np.ndarray:
-    """[N, block_length] int32: documents in an order drawn from `seed`, end to end, no padding.
+) -> Iterator[np.ndarray]:
+    """[N, block_length] int32 in all, some rows at a time: the documents of the spool in an order
+    drawn from `seed`, end to end, no padding.
 
     A row is CLS, text, SEP; inside, SEP stands between documents, and a document may go on in
     the next row. The tail that fills no row is left out. max_tokens cuts the number of rows, and
     a smaller budget gives the first rows of a larger one.
-
-    flat, lengths: the token ids of the documents laid end to end, and how many each has.
     """
-    content = block_length - 2
-    starts = np.cumsum(lengths) - lengths
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    order = order[lengths[order] > 0]
-    if max_tokens is not None:
-        enough = np.searchsorted(np.cumsum(lengths[order] + 1), max_tokens) + 1
-        order = order[:enough]
-    stream = np.full(int((lengths[order] + 1).sum()), sep_id, dtype=np.int32)
-    at = 0
-    for document in order:
-        n = lengths[document]
-        stream[at : at + n] = flat[starts[document] : starts[document] + n]
-        at += n + 1
-    rows = len(stream) // content
-    if max_tokens is not None:
-        rows = min(rows, max_tokens // block_length)
-    blocks = np.empty((rows, block_length), dtype=np.int32)
+    content, lengths = block_length - 2, spool.lengths()
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    left = sys.maxsize if max_tokens is None else max_tokens // block_length  # rows
+    sep = np.full(1, sep_id, dtype=np.int32)
+    held: list[np.ndarray] = []  # of these, `have` ids
+    have = 0
+    for document in np.random.default_rng(seed).permutation(len(lengths)):
+        count = int(lengths[document])
+        if not left:
+            break
+        if not count:
+            continue
+        held += [spool.read(int(starts[document]), count), sep]
+        have += count + 1
+        rows = min(have // content, left)
+        if rows >= ROWS_PER_CHUNK or rows == left:
+            stream = np.concatenate(held)
+            yield _blocks(stream[: rows * content].reshape(rows, content), cls_id, sep_id)
+            held, have, left = [stream[rows * content :]], have - rows * content, left - rows
+    rows = min(have // content, left)
+    if rows:
+        stream = np.concatenate(held)[: rows * content]
+        yield _blocks(stream.reshape(rows, content), cls_id, sep_id)
+
+
+def _blocks(content: np.ndarray, cls_id: int, sep_id: int) -> np.ndarray:
+    blocks = np.empty((len(content), content.shape[1] + 2), dtype=np.int32)
     blocks[:, 0], blocks[:, -1] = cls_id, sep_id
-    blocks[:, 1:-1] = stream[: rows * content].reshape(rows, content)
+    blocks[:, 1:-1] = content
     return blocks
 
 
-def tokenise_tables(tables: Iterable[pa.Table], tokenizer_json: str, task: Task) -> pa.Table:
-    """`tokenise_table` of every table by Ray Data, in order, as one table."""
-    done = []
+def tokenise_tables(
+    tables: Iterable[pa.Table], tokenizer_json: str, task: Task
+) -> Iterator[pa.Table]:
+    """`tokenise_table` of every table by Ray Data, in order."""
     for table in map_tables(tables, tokenise_table, tokenizer_json=tokenizer_json):
-        done.append(table)
+        yield table
         task.advance(table.num_rows)
-    return pa.concat_tables(done)
 
 
 def cut_column(column: pa.ChunkedArray, keep: int) -> pa.ChunkedArray:
@@ -111,9 +157,6 @@ def cut_column(column: pa.ChunkedArray, keep: int) -> pa.ChunkedArray:
 
 
 def block_table(blocks: np.ndarray) -> pa.Table:
-    """BLOCKS of [N, block_length] ids, in chunks whose offsets fit Arrow's int32."""
-    chunks = [
-        ragged_column(part.reshape(-1), np.full(len(part), part.shape[1]))
-        for part in (blocks[i : i + ROWS_PER_CHUNK] for i in range(0, len(blocks), ROWS_PER_CHUNK))
-    ]
-    return pa.table([pa.chunked_array(chunks, pa.list_(pa.int32()))], schema=BLOCKS)
+    """BLOCKS of [N, block_length] ids."""
+    lengths = np.full(len(blocks), blocks.shape[1])
+    return pa.table([ragged_column(blocks.reshape(-1), lengths)], schema=BLOCKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,10 @@ class Collection:
     def token_pairs(self, tokens: Tokens | None = None) -> Iterator[Query]:
         """tokens: as another tokenizer cuts the texts; None: the collection's own."""
         tokens = tokens or self._tokens
+        passages = tokens.passage_ids(chain.from_iterable(self.candidates.values()))
         for qid, pids in self.candidates.items():
             query = tokens.query_ids(self.split, qid)
-            yield qid, pids, [(query, tokens.passage_ids(pid)) for pid in pids]
+            yield qid, pids, [(query, passages[pid]) for pid in pids]
 
     def requests(self, count: int) -> list[Request]:
         """The texts of at most `count` queries and their candidates.

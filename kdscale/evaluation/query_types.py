@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
-from kdscale.data.candidates import STOPWORDS, import_bm25s
+from kdscale.data.bm25 import words_of
 from kdscale.data.dataset import Dataset
 from kdscale.data.schema import QUERY_FEATURES, QUERY_TYPES
 from kdscale.evaluation.collection import Collection
@@ -38,20 +38,20 @@ def query_features(
     """
     qids = list(collection.qrels)
     texts = dataset.query_texts(collection.split, set(qids))
-    terms = {q: set(words) for q, words in zip(qids, _words(texts[q] for q in qids), strict=True)}
+    terms = {q: set(words) for q, words in zip(qids, words_of(texts[q] for q in qids), strict=True)}
     relevant = {
         qid: {pid for pid, grade in of_query.items() if grade >= min_grade}
         for qid, of_query in collection.qrels.items()
     }
     pids = sorted(set().union(*relevant.values()))
     found = dataset.passage_texts(set(pids))
-    words_of = dict(zip(pids, map(set, _words(found[p] for p in pids)), strict=True))
+    cut = dict(zip(pids, map(set, words_of(found[p] for p in pids)), strict=True))
     idf = _idf(dataset, set().union(*terms.values()), task)
     columns: dict[str, list[float | None]] = {name: [] for name in FEATURES}
     for qid in qids:
         own, wanted = terms[qid], relevant[qid]
         columns["length"].append(float(len(collection.query_ids(qid))))
-        shares = [len(own & words_of[pid]) / len(own) for pid in wanted] if own else []
+        shares = [len(own & cut[pid]) / len(own) for pid in wanted] if own else []
         columns["overlap"].append(max(shares, default=None))
         columns["idf"].append(float(np.mean([idf[t] for t in sorted(own)])) if own else None)
         candidates = collection.candidates.get(qid, [])
@@ -60,22 +60,13 @@ def query_features(
     return pa.table([qids, *columns.values()], schema=QUERY_FEATURES)
 
 
-def _words(texts: Iterable[str]) -> list[list[str]]:
-    texts = list(texts)
-    if not texts:
-        return []
-    return import_bm25s().tokenize(
-        texts, stopwords=STOPWORDS, return_ids=False, show_progress=False
-    )
-
-
 def _idf(dataset: Dataset, terms: set[str], task: Task) -> dict[str, float]:
     """term -> inverse document frequency, as BM25's (Robertson and Zaragoza 2009,
     doi 10.1561/1500000019): ln(1 + (N - n + 1/2) / (n + 1/2)) for n of N passages with it."""
     counts: Counter[str] = Counter()
     passages = 0
     for texts in dataset.sample_passages(SAMPLED_PASSAGES):
-        for words in _words(texts):
+        for words in words_of(texts):
             counts.update(terms.intersection(words))
         passages += len(texts)
         task.advance(len(texts))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from kdscale.data.dataset import Dataset, check_split
 from kdscale.data.queries import DEV, choose_queries
@@ -37,8 +36,6 @@ class Judge:
         check_split(DEV, dataset.splits())
         self._dataset, self._reporter = dataset, reporter
         self._qids = choose_queries(dataset.queries(DEV)["qid"].to_pylist(), QUERIES, SAMPLE_SEED)
-        table = dataset.candidates(DEV, set(self._qids))
-        self._pids = set(table.filter(pc.less_equal(table["rank"], DEPTH))["pid"].to_pylist())
         self._measures = parse_measures([MEASURE])
         self._samples: dict[PairEncoder, Sample] = {}  # by what cut the texts
 
@@ -63,7 +60,7 @@ class Judge:
     ) -> dict[str, float]:
         """Median of a query, tokenising with it, THREADS threads."""
         encoder = next(iter(rankers.values()))[1]
-        tokens = TextTokens(self._dataset, encoder, [], {})
+        tokens = TextTokens(self._dataset, encoder, {})
         requests = Collection(self._dataset, tokens, DEV, DEPTH).requests(LATENCY_QUERIES)
         with self._reporter.task("latency", len(requests) * len(rankers)) as task:
             timings = measure_latency(rankers, requests, THREADS, task)
@@ -71,6 +68,6 @@ class Judge:
 
     def _sample(self, encoder: PairEncoder) -> Sample:
         if encoder not in self._samples:
-            tokens = TextTokens(self._dataset, encoder, self._pids, {DEV: self._qids})
+            tokens = TextTokens(self._dataset, encoder, {DEV: self._qids})
             self._samples[encoder] = Sample(self._dataset, tokens, DEV, self._qids, DEPTH)
         return self._samples[encoder]

@@ -209,11 +209,9 @@ def _prune(
 
 def _groups(dataset: Dataset, encoder: PairEncoder, scores: Any, count: int) -> GroupSource:
     """Training groups of at most `count` queries."""
-    pairs = dataset.pairs().select(["qid", "pid"]).to_pydict()
-    chosen = set(choose_queries(list(dict.fromkeys(pairs["qid"])), count, SEED))
-    rows = zip(pairs["qid"], pairs["pid"], strict=True)
-    pids = {pid for qid, pid in rows if qid in chosen}
-    tokens = TextTokens(dataset, encoder, pids, {TRAIN: chosen})
+    qids = dict.fromkeys(dataset.pairs()["qid"].to_pylist())
+    chosen = choose_queries(list(qids), count, SEED)
+    tokens = TextTokens(dataset, encoder, {TRAIN: chosen})
     return GroupSource(dataset, tokens, scores, Ranker().group_size, count, SEED)
 
 

@@ -177,7 +177,8 @@ def _one_thread(bert: BertModel, all_threads_s: float, threads: int) -> float:
 
 def _text_rates(reporter: Reporter) -> dict[str, float]:
     """Of one core, on paragraphs of docstrings: cleaning, tokenising, a BM25 index, a search."""
-    from kdscale.data.candidates import Bm25
+    from kdscale.data.bm25 import Bm25
+    from kdscale.data.calls import InProcess
     from kdscale.data.clean import clean_table
     from kdscale.data.tokenise import tokenise_table
 
@@ -193,11 +194,13 @@ def _text_rates(reporter: Reporter) -> dict[str, float]:
             tokenise_table(table.slice(0, 1), path)  # reads the file
             tokenise_s, _ = _timed(lambda: tokenise_table(table, path))
         task.advance()
-        pids = table["pid"].combine_chunks()
-        index_s, index = _timed(lambda: Bm25(pids, texts, 1.2, 0.75))
-        task.advance()
-        search_s, _ = _timed(lambda: index.search([str(i) for i in range(QUERIES)], queries, 50))
-        task.advance()
+        with tempfile.TemporaryDirectory() as folder:
+            index = Bm25(queries, 1.2, 0.75, Path(folder), InProcess())
+            index_s, _ = _timed(lambda: index.index([table]))
+            task.advance()
+            qids = [str(i) for i in range(QUERIES)]
+            search_s, _ = _timed(lambda: index.search(qids, queries, 50))
+            task.advance()
     return {
         "clean_chars": chars / clean_s,
         "tokenise_chars": chars / tokenise_s,

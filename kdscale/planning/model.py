@@ -102,12 +102,11 @@ class CostModel:
             size = tokens * TOKEN_BYTES + counts.blocks * self.config.prepare.block_length * 4.0
             return Stage(step.name, step.stage, {START: TASK_S, EVERYWHERE: spread}, size)
         search = queries * counts.passages / host.search_passages
-        spread = (counts.text_chars / host.clean_chars + search) / cores
-        alone = counts.text_chars / host.index_chars
+        a_char = 1 / host.clean_chars + 1 / host.index_chars
+        spread = (counts.text_chars * a_char + search) / cores
         size = counts.text_chars * TEXT_BYTES + counts.pairs * PAIR_BYTES
         size += sum(n * self._depth(split) for split, n in counts.queries.items()) * CANDIDATE_BYTES
-        seconds = {START: TASK_S, EVERYWHERE: spread, ALONE: alone}
-        return Stage(step.name, step.stage, seconds, size)
+        return Stage(step.name, step.stage, {START: TASK_S, EVERYWHERE: spread}, size)
 
     def _depth(self, split: str) -> int:
         prepare = self.config.prepare

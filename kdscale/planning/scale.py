@@ -11,11 +11,10 @@ from kdscale.data.score_blocks import MAX_BLOCKS
 from kdscale.planning.counts import CHARS_PER_TOKEN, Counts
 from kdscale.planning.model import CostModel, Machines, Stage
 
-# What a driver or worker holds in memory. Bytes: of a passage's text and row number as Python
-# objects, of a BM25 posting and of the lists it is made from (two ints and a float a token), of a
-# pair's ids in a training worker, of a passage's key in a token table, of a token there.
-PASSAGE_OBJECT, INDEX_TOKEN, PAIR_OBJECT, KEY_OBJECT, TOKEN = 250.0, 24.0, 220.0, 130.0, 4.0
-HOST_MEMORY = 512e9  # of a large node: assumed
+# Bytes: of a passage's id and of a BM25 posting on the driver's disk; in a worker's memory of a
+# pair's ids, of a passage's key in a token table, and of a token there.
+PASSAGE_ID, POSTING, PAIR_OBJECT, KEY_OBJECT, TOKEN = 60.0, 8.0, 220.0, 130.0, 4.0
+HOST_MEMORY, HOST_DISK = 512e9, 4e12  # of a large node: assumed
 S3_PUT = 0.005 / 1_000  # dollars a request (S3 standard, us-east-1)
 NETWORK = 1.25e9  # bytes/s of a node: 10 Gbit, assumed
 
@@ -83,39 +82,38 @@ def _bounded(config: Config, counts: Counts) -> Counts:
 def _bound(stage: str, counts: Counts, config: Config, machines: Machines) -> str:
     """What the stage meets first, with its figure."""
     tokens = counts.text_chars / CHARS_PER_TOKEN
-    token_table = tokens * TOKEN + counts.passages * KEY_OBJECT
+    in_pairs = min(counts.passages, counts.pairs)  # passages, at most
+    token_table = in_pairs * (tokens / max(1, counts.passages) * TOKEN + KEY_OBJECT)
     if stage == "prepare":
-        held = counts.passages * (PASSAGE_OBJECT + counts.chars) + tokens * INDEX_TOKEN
-        index = counts.text_chars / machines.host.index_chars
+        on_disk = counts.passages * PASSAGE_ID + tokens * POSTING
         a_query = counts.passages / machines.host.search_passages
         return (
-            f"one process reads the passages and builds BM25: {index / 3600:,.1f} h, "
-            f"{_size(held)}{_verdict(held)}; a query's search is {a_query:,.2g} s of a core; a "
-            "source with candidates of its own needs neither"
+            f"one process reads the passages and hands them on; its disk holds {_size(on_disk)} "
+            f"of ids and postings{_verdict(on_disk, HOST_DISK)}; a query's search is "
+            f"{a_query:,.2g} s of a core; a source with candidates of its own needs no postings"
         )
     if stage == "score":
         requests = 3 * min(MAX_BLOCKS, counts.pairs)
         return (
-            f"every actor fetches all tokens, {token_table / NETWORK / 60:,.1f} min, and holds "
-            f"{_size(token_table)}{_verdict(token_table)}; {requests:,} requests for blocks, "
-            f"{requests * S3_PUT:.2f} dollars; the driver plans {counts.pairs:,} pairs"
+            f"every actor fetches all tokens, {tokens * TOKEN / NETWORK / 60:,.1f} min, and holds "
+            f"those of the pairs, {_size(token_table)}{_verdict(token_table)}; {requests:,} "
+            f"requests for blocks, {requests * S3_PUT:.2f} dollars; the driver plans "
+            f"{counts.pairs:,} pairs"
         )
     if stage in ("finetune", "distill-ranker"):
         held = counts.pairs * PAIR_OBJECT + token_table
-        return f"every worker holds all pairs and tokens, {_size(held)}{_verdict(held)}"
+        return f"every worker holds all pairs and their tokens, {_size(held)}{_verdict(held)}"
     if stage == "distill-lm":
         held = counts.blocks * config.prepare.block_length * TOKEN
-        return f"every worker holds all blocks, {_size(held)}{_verdict(held)}"
+        return f"every worker's disk holds all blocks, {_size(held)}{_verdict(held, HOST_DISK)}"
     if stage == "evaluate":
         return "one process, one device: more of them do not help; it grows with the queries alone"
     return "one process, small"
 
 
-def _verdict(held: float) -> str:
+def _verdict(held: float, room: float = HOST_MEMORY) -> str:
     """Whether a node can hold it."""
-    if held <= HOST_MEMORY:
-        return ""
-    return f" (STOPS HERE: {held / HOST_MEMORY:,.1f} times a node)"
+    return "" if held <= room else f" (STOPS HERE: {held / room:,.1f} times a node)"
 
 
 def _size(count: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdscale.data.candidates import Bm25, candidates_by_query, source_candidates
+from kdscale.data.bm25 import Bm25
+from kdscale.data.calls import InProcess
+from kdscale.data.candidates import candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
 from kdscale.data.ingest import ingest_judgments, ingest_queries
 from kdscale.data.pairs import PairSampler, pair_table
+from kdscale.data.pids import PassageIds
 from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
+from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.runs import qrels_lines, run_lines
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
@@ -44,22 +49,27 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
             f"the dataset has no split {DEV!r}, by which it is seen whether old queries suffer, "
             f"only {', '.join(old.splits())}"
         )
-    passages = old.passages()
-    rows = {pid: row for row, pid in enumerate(passages["pid"].to_pylist())}
-    with RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log:
-        known, judgments = _read(ctx, log, rows)
+    with (
+        RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
+        tempfile.TemporaryDirectory(dir=ctx.out, prefix="scratch-") as folder,
+        PassageIds(Path(folder)) as pids,
+    ):
+        for table in old.passages(BLOCK_ROWS):
+            for pid in table["pid"].to_pylist():
+                pids.add(pid)
+        known, judgments = _read(ctx, log, pids)
         texts = _new_queries(ctx, old, known, judgments)
         parts = _divide(texts, params["holdout"], ctx.config.seed)
-        found = _candidates(ctx, log, texts, known, passages, rows)
-    sampler = PairSampler(
-        list(rows), ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
-        prepare.min_grade, prepare.easy_negatives,
-    )  # fmt: skip
-    by_query, depth = candidates_by_query(found), _train_depth(ctx)
-    fresh = pair_table(
-        (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth]))
-        for qid in parts[TRAIN]
-    )
+        found = _candidates(ctx, log, texts, known, old, pids, Path(folder))
+        sampler = PairSampler(
+            pids, ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
+            prepare.min_grade, prepare.easy_negatives,
+        )  # fmt: skip
+        by_query, depth = candidates_by_query(found), _train_depth(ctx)
+        fresh = pair_table(
+            (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth]))
+            for qid in parts[TRAIN]
+        )
     trained = old.queries(TRAIN)["qid"].to_pylist()
     trained = choose_queries(trained, params["max_queries"], params["seed"])
     wanted = round(len(parts[TRAIN]) * params["replay"] / (1 - params["replay"]))
@@ -80,7 +90,9 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         write_table(ctx.out / "qrels" / f"{split}.parquet", qrels, QRELS)
         write_table(ctx.out / "candidates" / f"{split}.parquet", candidates, CANDIDATES)
         named.update(candidates["pid"].to_pylist())
-    write_shards(ctx.out / "passages", _of(passages, named, "pid"), PASSAGES, prepare.shards)
+    kept = (_of(table, named, "pid") for table in old.passages(BLOCK_ROWS))
+    passages = pa.concat_tables([PASSAGES.empty_table(), *kept])
+    write_shards(ctx.out / "passages", passages, PASSAGES, prepare.shards)
     write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
     stats = {
         "splits": list(tables),
@@ -100,14 +112,12 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
     return stats
 
 
-def _read(
-    ctx: StageContext, log: RejectLog, rows: dict[str, int]
-) -> tuple[dict[str, str], Judgments]:
+def _read(ctx: StageContext, log: RejectLog, pids: PassageIds) -> tuple[dict[str, str], Judgments]:
     """The user's queries and judgments, cleaned as those of a dataset are."""
     params, limit = ctx.params, ctx.config.prepare.max_chars
     texts, _ = ingest_queries(read_queries(params["queries"]), "queries", log, limit)
     log.check("queries", ctx.workspace)
-    judgments = ingest_judgments(qrels_lines(params["qrels"]), "qrels", log, texts, rows)
+    judgments = ingest_judgments(qrels_lines(params["qrels"]), "qrels", log, texts, pids)
     log.check("qrels", ctx.workspace)
     return texts, judgments
 
@@ -160,8 +170,9 @@ def _candidates(
     log: RejectLog,
     texts: dict[str, str],
     known: dict[str, str],
-    passages: pa.Table,
-    rows: dict[str, int],
+    old: Dataset,
+    pids: PassageIds,
+    scratch: Path,
 ) -> pa.Table:
     """CANDIDATES of the new queries: the user's, else BM25's over the whole collection.
 
@@ -171,14 +182,15 @@ def _candidates(
     depth = max(_train_depth(ctx), ctx.config.evaluate.depth)
     if path is not None:
         found = source_candidates(
-            run_lines(path), "candidates", log, known, list(texts), rows, depth
+            run_lines(path), "candidates", log, known, list(texts), pids, depth
         )
         log.check("candidates", ctx.workspace)
         return found
-    ctx.reporter.info("  building the BM25 index")
-    pids = passages["pid"].combine_chunks()
-    index = Bm25(pids, passages["text"].to_pylist(), prepare.bm25_k1, prepare.bm25_b)
-    return index.search(list(texts), list(texts.values()), depth)
+    index = Bm25(texts.values(), prepare.bm25_k1, prepare.bm25_b, scratch, InProcess())
+    with ctx.reporter.task("BM25 index", len(pids)) as task:
+        index.index(old.passages(BLOCK_ROWS), task)
+    with ctx.reporter.task("BM25 candidates") as task:
+        return index.search(list(texts), list(texts.values()), depth, task)
 
 
 def _train_depth(ctx: StageContext) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdscale.config import Cluster
 from kdscale.data.dataset import Dataset, Tokens
@@ -82,6 +83,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "batch_tokens": batch_tokens,
             "precision": config.precision,
             "device": device,
+            "pids": pc.unique(unknown["pid"]),
         }
         score = score_on_ray if cluster.scorers else score_here
         with (
@@ -132,13 +134,16 @@ class TeacherActor:
         precision: str,
         threads: int,
         device: str,
+        pids: pa.Array,
     ):
+        """pids: the passages of all blocks, whose tokens it holds."""
         import torch
 
         from kdscale.models.ranker import Scorer, load_ranker
 
         torch.set_num_threads(threads)
         self._tokens = Tokens(locate(tokens))
+        self._passages = self._tokens.passage_ids(pids.to_pylist())
         self._scorer = Scorer(
             load_ranker(locate(teacher)), self._tokens.encoder(), batch_tokens, device, precision
         )
@@ -156,7 +161,7 @@ class TeacherActor:
         """[pairs] logits."""
         return self._scorer.score(
             [
-                (self._tokens.query_ids(TRAIN, qid), self._tokens.passage_ids(pid))
+                (self._tokens.query_ids(TRAIN, qid), self._passages[pid])
                 for qid, pid in zip(block["qid"].to_pylist(), block["pid"].to_pylist(), strict=True)
             ]
         )

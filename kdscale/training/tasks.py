@@ -164,7 +164,7 @@ def _lm_task(job: TrainingJob, tokens: Tokens) -> Task:
     teacher = load_encoder(settings["model"], settings["revision"])
     shape = Shape(**settings["student"])
     layer_map = map_layers(settings["layer_map"], shape.layers, teacher.config.num_hidden_layers)
-    blocks = torch.as_tensor(tokens.blocks()[:BASIS_BLOCKS])
+    blocks = torch.from_numpy(np.array(tokens.blocks()[:BASIS_BLOCKS]))
     student = build_student(
         shape, teacher, settings["init"], job.seed, blocks, layer_map, job.train.dropout
     )

@@ -46,8 +46,9 @@ class Sample:
             self._qrels[qid][pid] = grade
         table = dataset.candidates(split, set(qids))
         self._candidates = candidates_by_query(table.filter(pc.less_equal(table["rank"], depth)))
+        passages = tokens.passage_ids(pid for pids in self._candidates.values() for pid in pids)
         self.pairs = [
-            (tokens.query_ids(split, qid), tokens.passage_ids(pid))
+            (tokens.query_ids(split, qid), passages[pid])
             for qid, pids in self._candidates.items()
             for pid in pids
         ]

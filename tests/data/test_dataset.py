@@ -19,11 +19,14 @@ def test_dataset_reads_tables_and_names_its_splits(tmp_path):
     (tmp_path / "stats.json").write_text(json.dumps({"splits": ["train", "dev"]}))
     dataset = Dataset(tmp_path)
     assert dataset.splits() == ["train", "dev"]
-    assert dataset.passages().equals(passages) and dataset.queries("dev").equals(queries)
+    assert pa.concat_tables(dataset.passages(1)).equals(passages)
+    assert dataset.passage_count() == 2 and dataset.queries("dev").equals(queries)
     with pytest.raises(KdscaleError, match="no split 'test', only train, dev"):
         dataset.qrels("test")
     with pytest.raises(KdscaleError, match=r"qrels/dev\.parquet is missing"):
         dataset.qrels("dev")
+    write_table(tmp_path / "queries" / "train.parquet", QUERIES.empty_table(), QUERIES)
+    assert list(dataset.text_batches()) == [["one"], ["two"], ["why"]]
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
@@ -41,12 +44,15 @@ def test_tokens_by_id(tmp_path):
     write_shards(tmp_path / "blocks", block_table(blocks), BLOCKS, 2)
     (tmp_path / "tokens.json").write_text(json.dumps({"splits": ["train"], "block_length": 4}))
     tokens = Tokens(tmp_path)
-    for pid, ids in zip("abc", rows, strict=True):
-        assert tokens.passage_ids(pid).tolist() == ids
-        assert tokens.passage_ids(pid).dtype == np.int32
+    found = tokens.passage_ids(iter("cac"))
+    assert {pid: ids.tolist() for pid, ids in found.items()} == {"a": [5, 6, 7], "c": [8]}
+    assert found["a"].dtype == np.int32
+    assert tokens.passage_ids("b")["b"].tolist() == [] and len(tokens.passage_ids([])) == 0
     assert tokens.query_ids("train", "q").tolist() == [9, 10]
     assert (tokens.blocks() == blocks).all() and tokens.blocks().dtype == np.int32
     with pytest.raises(KdscaleError, match="the tokens lack 'z'"):
-        tokens.passage_ids("z")
+        tokens.passage_ids(["a", "z"])
+    with pytest.raises(KdscaleError, match="the tokens lack 'z'"):
+        tokens.query_ids("train", "z")
     with pytest.raises(KdscaleError, match="no split 'dev'"):
         tokens.query_ids("dev", "q")

@@ -116,7 +116,7 @@ def test_a_batch_puts_every_score_in_its_place(world):
     for b in range(2):
         for g, row in enumerate(rows[b]):
             query, pid, _ = ROWS[row]
-            pair = (tokens.query_ids("train", query), tokens.passage_ids(pid))
+            pair = (tokens.query_ids("train", query), tokens.passage_ids([pid])[pid])
             assert placed[b, g] == encoder.collate([pair])["input_ids"].sum()
     assert placed[1, 3] == 0
 

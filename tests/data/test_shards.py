@@ -6,8 +6,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kdscale.data import shards
 from kdscale.data.schema import QUERIES
-from kdscale.data.shards import read_shards, read_table, read_where, write_shards, write_table
+from kdscale.data.shards import (
+    count_rows,
+    read_batches,
+    read_shards,
+    read_table,
+    read_where,
+    sample_column,
+    stream_shards,
+    write_shards,
+    write_table,
+)
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.texts import read_queries
 
@@ -17,21 +28,44 @@ def table(rows: int) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("rows", "shards", "files"), [(10, 3, 3), (10, 4, 4), (2, 8, 2), (0, 8, 1), (9, 4, 3)]
+    ("rows", "most", "files"), [(10, 3, 3), (10, 4, 4), (2, 8, 2), (0, 8, 1), (9, 4, 3)]
 )
-def test_shards_hold_every_row_in_order(tmp_path, rows, shards, files):
-    write_shards(tmp_path, table(rows), QUERIES, shards)
+def test_shards_hold_every_row_in_order(tmp_path, rows, most, files):
+    write_shards(tmp_path, table(rows), QUERIES, most)
     assert len(list(tmp_path.glob("part-*.parquet"))) == files
     assert read_shards(tmp_path, QUERIES).equals(table(rows))
 
 
-def test_bytes_do_not_show_how_the_rows_came(tmp_path):
+@pytest.mark.parametrize("group", [100, 1000, 10_000])
+def test_bytes_do_not_show_how_the_rows_came(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(shards, "ROW_GROUP", group)
     whole = table(3000)
-    pieces = pa.concat_tables([whole.slice(0, 7), whole.slice(7, 1993), whole.slice(2000)])
+    pieces = [whole.slice(0, 7), whole.slice(7, 1993), whole.slice(2000)]
     write_shards(tmp_path / "a", whole, QUERIES, 2)
-    write_shards(tmp_path / "b", pieces, QUERIES, 2)
-    for a, b in zip(*(sorted((tmp_path / d).iterdir()) for d in "ab"), strict=True):
-        assert a.read_bytes() == b.read_bytes()
+    write_shards(tmp_path / "b", pa.concat_tables(pieces), QUERIES, 2)
+    assert stream_shards(tmp_path / "c", iter(pieces), QUERIES, 2, tmp_path) == 3000
+    for one, *others in zip(*(sorted((tmp_path / d).iterdir()) for d in "abc"), strict=True):
+        assert [other.read_bytes() for other in others] == [one.read_bytes()] * 2
+    batches = list(read_batches(tmp_path / "c", QUERIES, 700))
+    assert pa.concat_tables(batches).equals(whole) and max(b.num_rows for b in batches) <= 700
+    assert count_rows(tmp_path / "c") == 3000
+
+
+def test_no_rows_are_a_file_that_can_be_read(tmp_path):
+    assert stream_shards(tmp_path / "a", [], QUERIES, 3, tmp_path) == 0
+    write_shards(tmp_path / "b", table(0), QUERIES, 3)
+    assert [p.read_bytes() for p in (tmp_path / "a").iterdir()] == [
+        p.read_bytes() for p in (tmp_path / "b").iterdir()
+    ]
+    assert read_shards(tmp_path / "a", QUERIES).num_rows == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 50, 90])
+def test_a_sample_is_spread_over_files_and_row_groups(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(shards, "ROW_GROUP", 11)
+    write_shards(tmp_path, table(50), QUERIES, 3)
+    found = [q for part in sample_column(tmp_path, QUERIES, "qid", count) for q in part]
+    assert found == [f"q{i * 50 // min(count, 50)}" for i in range(min(count, 50))]
 
 
 def test_missing_and_foreign_files(tmp_path):
@@ -86,6 +120,7 @@ def test_a_column_of_pickles_is_refused_and_none_is_loaded(tmp_path, in_shard):
     for read in (
         lambda: read_shards(folder, QUERIES),
         lambda: read_where(folder, QUERIES, "qid", {"q0"}),
+        lambda: list(read_batches(folder, QUERIES, 10)),
         lambda: list(read_queries(folder / f"part-{in_shard:05d}.parquet")),
         lambda: list(read_queries(folder)),
     ):

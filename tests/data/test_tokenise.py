@@ -1,23 +1,47 @@
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from kdscale.data import tokenise
 from kdscale.data.dataset import flatten
 from kdscale.data.schema import BLOCKS
-from kdscale.data.tokenise import block_table, cut_column, pack_blocks, ragged_column
+from kdscale.data.tokenise import (
+    TokenSpool,
+    block_table,
+    cut_column,
+    pack_blocks,
+    ragged_column,
+)
 
 CLS, SEP = 101, 102
 
 
 def pack(documents, block_length=6, seed=0, max_tokens=None):
-    flat = np.array([t for d in documents for t in d], dtype=np.int32)
-    lengths = np.array([len(d) for d in documents])
-    return pack_blocks(flat, lengths, CLS, SEP, block_length, seed, max_tokens)
+    column = pa.chunked_array([documents[:2], documents[2:]], pa.list_(pa.int32()))
+    with tempfile.TemporaryDirectory() as folder, TokenSpool(Path(folder)) as spool:
+        spool.add(column)
+        assert spool.lengths().tolist() == [len(d) for d in documents]
+        parts = list(pack_blocks(spool, CLS, SEP, block_length, seed, max_tokens))
+        assert not list(Path(folder).iterdir())  # nothing to be left behind
+    return np.concatenate([np.empty((0, block_length), np.int32), *parts])
 
 
 def test_blocks_by_hand():
     # one document has one order only; 10 tokens + SEP = 11, rows of 4: the tail of 3 is left out
-    assert pack([range(1, 11)]).tolist() == [[CLS, 1, 2, 3, 4, SEP], [CLS, 5, 6, 7, 8, SEP]]
+    assert pack([list(range(1, 11))]).tolist() == [[CLS, 1, 2, 3, 4, SEP], [CLS, 5, 6, 7, 8, SEP]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 1000])
+def test_blocks_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch, rows):
+    rng = np.random.default_rng(1)
+    documents = [rng.integers(1, 90, size=n).tolist() for n in rng.integers(0, 30, size=40)]
+    whole = pack(documents)
+    monkeypatch.setattr(tokenise, "ROWS_PER_CHUNK", rows)
+    assert (pack(documents) == whole).all()
+    assert (pack(documents, max_tokens=100) == whole[:16]).all()
 
 
 def test_documents_are_shuffled_whole_and_parted_by_sep():

@@ -11,11 +11,13 @@ from world import make_beir, make_encoder
 from kdscale.config import MsMarcoSource
 from kdscale.configload import load_config
 from kdscale.data.dataset import Dataset, Tokens
-from kdscale.data.schema import CANDIDATES, PAIRS
+from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES
+from kdscale.data.shards import read_shards
 from kdscale.errors import KdscaleError
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
-from kdscale.stages.prepare import run_dataset, run_tokens
+from kdscale.stages import prepare
+from kdscale.stages import tokens as tokens_stage
 from kdscale.store import open_store
 from kdscale.store.artifact import list_files
 
@@ -32,13 +34,17 @@ def beir(tmp_path_factory):
     return make_beir(tmp_path_factory.mktemp("world") / "beir")
 
 
+def passages_of(dataset):
+    return read_shards(dataset.path / "passages", PASSAGES)
+
+
 @pytest.fixture(scope="module")
 def prepared(ray_cluster, encoder, beir, tmp_path_factory):
     """(config, dataset folder, tokens folder) of the clean world."""
     root = tmp_path_factory.mktemp("prepared")
     config = small_config(encoder, beir)
-    run_stage(run_dataset, config, root / "dataset")
-    run_stage(run_tokens, config, root / "tokens", dataset=root / "dataset")
+    run_stage(prepare.run, config, root / "dataset")
+    run_stage(tokens_stage.run, config, root / "tokens", dataset=root / "dataset")
     return config, root / "dataset", root / "tokens"
 
 
@@ -46,7 +52,7 @@ def test_dataset_tables(prepared, beir):
     dataset = Dataset(prepared[1])
     assert dataset.splits() == ["train", "dev", "test"]
     corpus = [json.loads(x) for x in (beir / "corpus.jsonl").read_text().splitlines()]
-    passages = dataset.passages()
+    passages = passages_of(dataset)
     assert passages["pid"].to_pylist() == [r["_id"] for r in corpus]
     assert passages["text"].to_pylist() == [r["text"] for r in corpus]
     assert [dataset.queries(s).num_rows for s in dataset.splits()] == [60, 10, 20]
@@ -79,7 +85,7 @@ def test_pairs_are_one_positive_and_its_hard_negatives(prepared):
 
 def test_the_relevant_passage_is_not_forced_into_candidates(ray_cluster, encoder, beir, tmp_path):
     config = small_config(encoder, beir, default_depth=1, depth={})
-    run_stage(run_dataset, config, tmp_path / "dataset")
+    run_stage(prepare.run, config, tmp_path / "dataset")
     dataset = Dataset(tmp_path / "dataset")
     relevant = {r["qid"]: r["pid"] for r in dataset.qrels("test").to_pylist()}
     found = [r["pid"] == relevant[r["qid"]] for r in dataset.candidates("test").to_pylist()]
@@ -88,8 +94,8 @@ def test_the_relevant_passage_is_not_forced_into_candidates(ray_cluster, encoder
 
 def test_the_same_input_gives_the_same_bytes(prepared, tmp_path):
     config, dataset, tokens = prepared
-    run_stage(run_dataset, config, tmp_path / "dataset")
-    run_stage(run_tokens, config, tmp_path / "tokens", dataset=tmp_path / "dataset")
+    run_stage(prepare.run, config, tmp_path / "dataset")
+    run_stage(tokens_stage.run, config, tmp_path / "tokens", dataset=tmp_path / "dataset")
     assert list_files(tmp_path / "dataset") == list_files(dataset)
     assert list_files(tmp_path / "tokens") == list_files(tokens)
 
@@ -118,10 +124,10 @@ def test_bad_lines_are_refused_with_their_reason(ray_cluster, encoder, beir, tmp
     config = small_config(
         encoder, spoil(beir, tmp_path / "bad"), max_reject_fraction=0.2, max_chars=1000
     )
-    facts = run_stage(run_dataset, config, tmp_path / "dataset")
+    facts = run_stage(prepare.run, config, tmp_path / "dataset")
     dataset = Dataset(tmp_path / "dataset")
     assert facts["passages"] == 161 and facts["passages_cut"] == 1
-    texts = {r["pid"]: r["text"] for r in dataset.passages().to_pylist()}
+    texts = {r["pid"]: r["text"] for r in passages_of(dataset).to_pylist()}
     assert "another" not in texts["p000"] and 990 < len(texts["long"]) <= 1000
     lines = [
         json.loads(x) for x in (tmp_path / "dataset" / "rejected.jsonl").read_text().splitlines()
@@ -144,7 +150,7 @@ def test_bad_lines_are_refused_with_their_reason(ray_cluster, encoder, beir, tmp
 def test_too_many_bad_lines_stop_the_stage(ray_cluster, encoder, beir, tmp_path):
     config = small_config(encoder, spoil(beir, tmp_path / "bad"))  # 5 of 166 is above 1 %
     with pytest.raises(KdscaleError) as error:
-        run_stage(run_dataset, config, tmp_path / "dataset")
+        run_stage(prepare.run, config, tmp_path / "dataset")
     kept = tmp_path / "dataset-work" / "rejected" / "rejected.jsonl"
     assert "5 of 166 lines of passages" in str(error.value) and "(2): not UTF-8" in str(error.value)
     assert str(kept) in str(error.value) and len(kept.read_text().splitlines()) == 5
@@ -154,7 +160,7 @@ def test_an_empty_source(ray_cluster, encoder, beir, tmp_path):
     folder = shutil.copytree(beir, tmp_path / "empty")
     (folder / "corpus.jsonl").write_text("")
     with pytest.raises(KdscaleError, match="no passages"):
-        run_stage(run_dataset, small_config(encoder, folder), tmp_path / "dataset")
+        run_stage(prepare.run, small_config(encoder, folder), tmp_path / "dataset")
 
 
 def msmarco(beir, folder):
@@ -186,7 +192,7 @@ def test_an_undivided_source_with_its_own_candidates(ray_cluster, encoder, beir,
     config = small_config(
         encoder, source, split=fractions, max_queries={"train": 20}, depth={"train": 30, "test": 5}
     )
-    facts = run_stage(run_dataset, config, tmp_path / "dataset")
+    facts = run_stage(prepare.run, config, tmp_path / "dataset")
     dataset = Dataset(tmp_path / "dataset")
     assert dataset.splits() == ["train", "test"]
     assert facts["queries"]["train"]["kept"] == 20
@@ -203,7 +209,7 @@ def test_an_undivided_source_with_its_own_candidates(ray_cluster, encoder, beir,
         "reasons": {"unknown passage id": 1, "unknown query id": 1},
     }
     with pytest.raises(KdscaleError, match=r"set prepare\.split"):
-        run_stage(run_dataset, small_config(encoder, source), tmp_path / "other")
+        run_stage(prepare.run, small_config(encoder, source), tmp_path / "other")
 
 
 def test_the_negatives_of_triples_are_used_first(ray_cluster, encoder, beir, tmp_path):
@@ -213,7 +219,7 @@ def test_the_negatives_of_triples_are_used_first(ray_cluster, encoder, beir, tmp
         queries={"train": str(files / "queries.tsv")},
         triples=str(files / "triples.tsv"),
     )
-    run_stage(run_dataset, small_config(encoder, source), tmp_path / "dataset")
+    run_stage(prepare.run, small_config(encoder, source), tmp_path / "dataset")
     pairs = Dataset(tmp_path / "dataset").pairs().to_pylist()
     assert len(pairs) == 90 * 5
     assert all(row["pid"] == "p159" for row in pairs[1::5])
@@ -224,8 +230,10 @@ def test_tokens_are_those_of_the_tokenizer(prepared):
     dataset, tokens = Dataset(prepared[1]), Tokens(prepared[2])
     encoder = tokens.encoder()
     assert encoder.max_length == 32
-    for row in dataset.passages().to_pylist():
-        assert (tokens.passage_ids(row["pid"]) == encoder.tokenise([row["text"]])[0]).all()
+    rows = passages_of(dataset).to_pylist()
+    ids = tokens.passage_ids(row["pid"] for row in rows)
+    for row in rows:
+        assert (ids[row["pid"]] == encoder.tokenise([row["text"]])[0]).all()
     for split in dataset.splits():
         for row in dataset.queries(split).to_pylist():
             ids = tokens.query_ids(split, row["qid"])
@@ -238,15 +246,14 @@ def test_blocks_hold_every_passage_whole(prepared):
     assert blocks.shape[1] == 16 and blocks.dtype == np.int32
     assert (blocks[:, 0] == encoder.cls_id).all() and (blocks[:, -1] == encoder.sep_id).all()
     stream = " ".join(map(str, blocks[:, 1:-1].reshape(-1)))
+    passages = tokens.passage_ids(passages_of(dataset)["pid"].to_pylist())
     missing = 0
-    for pid in dataset.passages()["pid"].to_pylist():
-        text = " ".join(map(str, tokens.passage_ids(pid)))
+    for ids in passages.values():
+        text = " ".join(map(str, ids))
         missing += f"{text} {encoder.sep_id}" not in stream
     assert missing <= 2  # those in the tail that fills no block
     assert tokens.info["blocks"] == len(blocks)
-    assert tokens.info["text_tokens"] == sum(
-        len(tokens.passage_ids(p)) for p in dataset.passages()["pid"].to_pylist()
-    )
+    assert tokens.info["text_tokens"] == sum(map(len, passages.values()))
 
 
 def test_extra_text_and_the_budget(prepared, tmp_path):
@@ -254,10 +261,10 @@ def test_extra_text_and_the_budget(prepared, tmp_path):
     extra = tmp_path / "extra.jsonl"
     write_jsonl(extra, [{"text": "word1 word2 " * 1000}, {"text": "key1"}])
     more = small_config(config.teacher.model, config.source, extra_text=[str(extra)])
-    facts = run_stage(run_tokens, more, tmp_path / "more", dataset=dataset)
+    facts = run_stage(tokens_stage.run, more, tmp_path / "more", dataset=dataset)
     assert facts["text_tokens"] == Tokens(tokens).info["text_tokens"] + 2001  # not cut
     less = small_config(config.teacher.model, config.source, max_block_tokens=330)
-    run_stage(run_tokens, less, tmp_path / "less", dataset=dataset)
+    run_stage(tokens_stage.run, less, tmp_path / "less", dataset=dataset)
     blocks = Tokens(tmp_path / "less").blocks()
     assert len(blocks) == 20 and (blocks == Tokens(tokens).blocks()[:20]).all()
 
@@ -275,7 +282,7 @@ def test_lengths_and_files_that_do_not_suit(prepared, tmp_path, change, message)
     config, dataset, _ = prepared
     changed = small_config(config.teacher.model, config.source, **change)
     with pytest.raises(KdscaleError, match=message):
-        run_stage(run_tokens, changed, tmp_path / "tokens", dataset=dataset)
+        run_stage(tokens_stage.run, changed, tmp_path / "tokens", dataset=dataset)
 
 
 def test_a_full_disk_is_told_in_one_line(ray_cluster, encoder, beir, tmp_path):

@@ -10,7 +10,8 @@ from kdscale.data.shards import read_shards
 from kdscale.errors import KdscaleError
 from kdscale.models.pretrained import load_encoder
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
-from kdscale.stages.prepare import run_dataset, run_tokens
+from kdscale.stages import prepare
+from kdscale.stages import tokens as tokens_stage
 from kdscale.stages.score import run
 
 
@@ -19,8 +20,8 @@ def inputs(ray_cluster, tmp_path_factory):
     """(config, the three input folders) of a scoring stage."""
     root = tmp_path_factory.mktemp("score")
     config = small_config(make_encoder(root / "encoder"), make_beir(root / "beir"))
-    run_stage(run_dataset, config, root / "dataset")
-    run_stage(run_tokens, config, root / "tokens", dataset=root / "dataset")
+    run_stage(prepare.run, config, root / "dataset")
+    run_stage(tokens_stage.run, config, root / "tokens", dataset=root / "dataset")
     ranker = build_ranker(load_encoder(str(root / "encoder")), 0.0, seed=1)
     for weight in ranker.parameters():  # far apart, so that a mix-up of pairs shows
         weight.data.mul_(10)
@@ -39,11 +40,9 @@ def test_every_pair_gets_the_teachers_logit(inputs, tmp_path, scorers):
     pairs, tokens = Dataset(folders["dataset"]).pairs(), Tokens(folders["tokens"])
     assert scores.drop_columns("score").equals(pairs.select(["pair_id", "qid", "pid"]))
     scorer = Scorer(load_ranker(folders["teacher"]), tokens.encoder())
+    passages = tokens.passage_ids(pairs["pid"].to_pylist())
     expected = scorer.score(
-        [
-            (tokens.query_ids("train", row["qid"]), tokens.passage_ids(row["pid"]))
-            for row in pairs.to_pylist()
-        ]
+        [(tokens.query_ids("train", row["qid"]), passages[row["pid"]]) for row in pairs.to_pylist()]
     )
     assert expected.std() > 0.1
     assert np.abs(scores["score"].to_numpy() - expected).max() < 1e-4

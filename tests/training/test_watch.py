@@ -115,7 +115,8 @@ def _ndcg(world, path, split, qids):
     values = []
     for qid in qids:
         pids = [r["pid"] for r in dataset.candidates(split).to_pylist() if r["qid"] == qid][:8]
-        scores = scorer.score([(tokens.query_ids(split, qid), tokens.passage_ids(p)) for p in pids])
+        ids = tokens.passage_ids(pids)
+        scores = scorer.score([(tokens.query_ids(split, qid), ids[pid]) for pid in pids])
         order = [pids[i] for i in np.argsort(-scores)]
         place = order.index(relevant[qid]) + 1 if relevant[qid] in order else None
         values.append(1 / np.log2(place + 1) if place else 0.0)

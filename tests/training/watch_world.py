@@ -6,16 +6,27 @@ The texts are those of `world.make_beir`; candidates and pairs are made as `prep
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 from world import make_beir, make_encoder
 
 from kdscale.config import BeirSource
-from kdscale.data.candidates import Bm25, candidates_by_query
+from kdscale.data.bm25 import Bm25
+from kdscale.data.calls import InProcess
+from kdscale.data.candidates import candidates_by_query
 from kdscale.data.pairs import PairSampler, pair_table
 from kdscale.data.readers import open_reader
-from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGE_TOKENS, QRELS, QUERIES, QUERY_TOKENS
+from kdscale.data.schema import (
+    CANDIDATES,
+    PAIRS,
+    PASSAGE_TOKENS,
+    PASSAGES,
+    QRELS,
+    QUERIES,
+    QUERY_TOKENS,
+)
 from kdscale.data.shards import write_shards, write_table
 from kdscale.models.encode import PairEncoder
 from kdscale.models.pretrained import load_tokenizer
@@ -53,11 +64,14 @@ class WatchWorld:
         return self._store.find(kind, "made")
 
     def _write_dataset(self, out: Path) -> None:
-        index = Bm25(pa.array(self._passages), list(self._passages.values()), 1.2, 0.75)
+        passages = pa.table([list(self._passages), list(self._passages.values())], schema=PASSAGES)
         sampler = PairSampler(list(self._passages), seed=13, negatives=4)
         for split in SPLITS:
             queries = dict(self._reader.queries(split))
-            found = index.search(list(queries), list(queries.values()), 10)
+            with tempfile.TemporaryDirectory() as folder:
+                index = Bm25(queries.values(), 1.2, 0.75, Path(folder), InProcess())
+                index.index([passages])
+                found = index.search(list(queries), list(queries.values()), 10)
             judged = list(self._reader.qrels(split))
             for name, schema, table in (
                 ("queries", QUERIES, [list(queries), list(queries.values())]),

@@ -1,0 +1,268 @@
+"""BM25 over a collection that is larger than memory, in parts, with the ranking of the whole.
+
+A passage's score needs of the other passages only how many there are, how long they are on
+average, and in how many of them each word of the query stands. Those are added up while the parts
+are indexed; the parts lie on disk and are searched one after the other, each query's best so far
+beside the part's. Only words of the queries are indexed, since no other word counts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdscale.data.calls import Calls
+from kdscale.data.candidates import candidate_table, id_places
+from kdscale.progress import Task
+
+STOPWORDS = "english"
+PART_ROWS, PART_CHARS = 65_536, 64_000_000
+MIN_CHUNK, CHUNKS_PER_CPU = 64, 4
+FOUND = pa.schema([("query", pa.int64()), ("pid", pa.string()), ("score", pa.float32())])
+
+
+def import_bm25s() -> Any:
+    """The library, which cuts texts into words. It tries out JAX where that is installed, which
+    would take three quarters of a GPU's memory; it is kept on the CPU, unless the user has chosen
+    for it."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import bm25s
+
+    return bm25s
+
+
+def words_of(texts: Iterable[str]) -> list[list[str]]:
+    """The words of each text, lower case, without stop words."""
+    return import_bm25s().tokenize(
+        list(texts), stopwords=STOPWORDS, return_ids=False, show_progress=False
+    )
+
+
+def number_terms(queries: Iterable[str]) -> dict[str, int]:
+    """Each word of the queries with a number, from 0."""
+    words = chain.from_iterable(words_of(queries))
+    return {word: number for number, word in enumerate(dict.fromkeys(words))}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The postings of N passages for T terms.
+
+    pids: [N]; places: [N], of each pid among them in ascending order; lengths: [N] words;
+    rows, values: [P], the passages with term t, and how often it stands in each (or, once
+    weighed, what it adds to a score), from starts[t] to starts[t + 1]; starts: [T + 1]
+    """
+
+    pids: pa.Array
+    places: np.ndarray
+    lengths: np.ndarray
+    starts: np.ndarray
+    rows: np.ndarray
+    values: np.ndarray
+
+    def write(self, path: Path) -> None:
+        """As an Arrow file of one row, a list a field."""
+        lists = {}
+        for field in fields(self):
+            values = pa.array(getattr(self, field.name))
+            ends = pa.array([0, len(values)], pa.int32())
+            lists[field.name] = pa.ListArray.from_arrays(ends, values)
+        table = pa.table(lists)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+    @classmethod
+    def read(cls, path: Path) -> Part:
+        with pa.OSFile(str(path)) as file:
+            (row,) = pa.ipc.open_file(file).read_all().to_batches()
+        pids, *rest = (column.values for column in row.columns)
+        return cls(pids, *(values.to_numpy() for values in rest))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What of the whole collection bears on a score. idf: [T] float32; mean_length: words."""
+
+    idf: np.ndarray
+    mean_length: float
+    k1: float
+    b: float
+
+
+def index_part(table: pa.Table, terms: dict[str, int]) -> Part:
+    """table: PASSAGES."""
+    texts = import_bm25s().tokenize(
+        table["text"].to_pylist(), stopwords=STOPWORDS, show_progress=False
+    )
+    number = np.full(len(texts.vocab) + 1, -1, dtype=np.int64)
+    for word, here in texts.vocab.items():
+        number[here] = terms.get(word, -1)
+    lengths = np.fromiter(map(len, texts.ids), np.int64, len(texts.ids))
+    term = number[np.fromiter(chain.from_iterable(texts.ids), np.int64, int(lengths.sum()))]
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    places, counts = np.unique((term * len(lengths) + row)[term >= 0], return_counts=True)
+    pids = table["pid"].combine_chunks()
+    return Part(
+        pids,
+        id_places(pids),
+        lengths,
+        np.searchsorted(places, np.arange(len(terms) + 1) * len(lengths)),
+        (places % len(lengths)).astype(np.int32),
+        counts.astype(np.float32),
+    )
+
+
+def weigh(part: Part, weights: Weights) -> Part:
+    """Counts become scores: Lucene's variant (doi 10.1561/1500000019; Kamphuis et al., ECIR 2020),
+    computed as bm25s does, so that the two agree in every bit."""
+    ratio = weights.b * part.lengths / weights.mean_length
+    norm = (weights.k1 * ((1 - weights.b) + ratio))[part.rows]
+    idf = np.repeat(weights.idf, np.diff(part.starts))
+    return replace(part, values=(idf * (part.values / (norm + part.values))).astype(np.float32))
+
+
+def search_part(
+    part: Part, queries: Sequence[Sequence[int]], depth: int, best: pa.Table | None
+) -> pa.Table:
+    """FOUND: the best `depth` of each query among the passages of a weighed part and `best`, the
+    same of earlier parts. queries: the terms of each; "query" counts them from 0."""
+    hits, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    for terms in queries:
+        rows, values = _top(part, terms, depth)
+        hits.append(rows)
+        scores.append(values)
+    counts = [len(rows) for rows in hits[1:]]
+    found = pa.table(
+        [
+            np.repeat(np.arange(len(counts)), counts),
+            part.pids.take(pa.array(np.concatenate(hits))),
+            np.concatenate(scores),
+        ],
+        schema=FOUND,
+    )
+    return found if best is None else _merge(best, found, depth)
+
+
+def _top(part: Part, terms: Sequence[int], depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores of a query's best passages: by score, ties by pid, at the cutoff too."""
+    scores = np.zeros(len(part.pids), dtype=np.float32)
+    for term in terms:
+        postings = slice(part.starts[term], part.starts[term + 1])
+        scores[part.rows[postings]] += part.values[postings]
+    hits = np.flatnonzero(scores > 0)
+    if len(hits) > depth:
+        # Everything that ties with the last place stays in until ids decide.
+        last = np.partition(scores[hits], len(hits) - depth)[len(hits) - depth]
+        hits = hits[scores[hits] >= last]
+    hits = hits[np.lexsort((part.places[hits], -scores[hits]))][:depth]
+    return hits, scores[hits]
+
+
+def _merge(best: pa.Table, found: pa.Table, depth: int) -> pa.Table:
+    both = pa.concat_tables([best, found]).combine_chunks()
+    keys = [("query", "ascending"), ("score", "descending"), ("pid", "ascending")]
+    both = both.take(pc.sort_indices(both, sort_keys=keys))
+    query = both["query"].to_numpy()
+    rank = np.arange(len(query)) - np.searchsorted(query, query)
+    return both.filter(pa.array(rank < depth)).combine_chunks()
+
+
+class Bm25:
+    """The index of a collection for some queries, in files of a folder.
+
+    The ranking is exact and its own order: score descending, ties by passage id ascending.
+    calls: where parts are indexed and searched; at most two parts are held at a time by those who
+    search, and one more than there are processors by those who index.
+    """
+
+    def __init__(self, queries: Iterable[str], k1: float, b: float, folder: Path, calls: Calls):
+        self._terms = number_terms(queries)
+        self._folder, self._calls, self._k1, self._b = folder, calls, k1, b
+        self._with_term = np.zeros(len(self._terms), dtype=np.int64)
+        self._passages = self._words = self._parts = 0
+
+    def index(self, tables: Iterable[pa.Table], task: Task | None = None) -> None:
+        """tables: PASSAGES, in all the whole collection."""
+        terms = self._calls.put(self._terms)
+        handles = (self._calls.call(index_part, part, terms) for part in _parts(tables))
+        for part in self._calls.in_order(handles, self._calls.processors + 1):
+            self._with_term += np.diff(part.starts)
+            self._words += int(part.lengths.sum())
+            self._passages += len(part.lengths)
+            part.write(self._path(self._parts))
+            self._parts += 1
+            if task is not None:
+                task.update(self._passages)
+
+    def search(
+        self, qids: Sequence[str], texts: Sequence[str], depth: int, task: Task | None = None
+    ) -> pa.Table:
+        """CANDIDATES of some of the queries, in their order; passages without a word of the query
+        are left out, so a query can have fewer than `depth`, or none. Progress: in searches of a
+        query in a part."""
+        calls = self._calls
+        terms = [[self._terms[word] for word in words] for words in words_of(texts)]
+        size = max(MIN_CHUNK, -(-len(terms) // (CHUNKS_PER_CPU * calls.processors)))
+        chunks = [terms[start : start + size] for start in range(0, len(terms), size)]
+        if task is not None:
+            task.update(0, total=len(terms) * self._parts)
+        weights, queries = calls.put(self._weights()), [calls.put(chunk) for chunk in chunks]
+        best: list[Any] = [calls.put(None)] * len(chunks)
+        for number in range(self._parts):
+            part = calls.call(weigh, calls.put(Part.read(self._path(number))), weights)
+            before, best = best, [
+                calls.call(search_part, part, chunk, depth, found)
+                for chunk, found in zip(queries, best, strict=True)
+            ]  # fmt: skip
+            # Until then the part before this one is held.
+            for chunk, found in zip(chunks, before, strict=True):
+                calls.wait(found)
+                if task is not None and number:
+                    task.advance(len(chunk))
+        tables, counts = [FOUND.empty_table()], [np.empty(0, np.int64)]
+        for chunk, found in zip(chunks, best, strict=True):
+            tables.append(calls.get(found) if self._parts else FOUND.empty_table())
+            counts.append(np.bincount(tables[-1]["query"].to_numpy(), minlength=len(chunk)))
+            if task is not None:
+                task.advance(len(chunk))
+        table, of_query = pa.concat_tables(tables).combine_chunks(), np.concatenate(counts)
+        row = np.repeat(np.arange(len(qids)), of_query)
+        return candidate_table(
+            pa.array(qids, pa.string()).take(pa.array(row)),
+            table["pid"].combine_chunks(),
+            of_query,
+            table["score"].to_numpy(),
+        )
+
+    def _weights(self) -> Weights:
+        n = self._passages
+        idf = [math.log(1 + (n - df + 0.5) / (df + 0.5)) for df in self._with_term.tolist()]
+        mean = self._words / n if self._words else 1.0
+        return Weights(np.array(idf, np.float32), mean, self._k1, self._b)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"bm25-{number:05d}.arrow"
+
+
+def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of the tables, in tables of a size worth a part."""
+    held: list[pa.Table] = []
+    rows = chars = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        chars += pc.sum(pc.binary_length(table["text"])).as_py() or 0
+        if rows >= PART_ROWS or chars >= PART_CHARS:
+            yield pa.concat_tables(held)
+            held, rows, chars = [], 0, 0
+    if held:
+        yield pa.concat_tables(held)

@@ -1,0 +1,143 @@
+"""From a dataset to its tokens."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kdscale.data.clean import RejectLog
+from kdscale.data.dataset import TOKENS_INFO, Dataset
+from kdscale.data.ingest import TEXT, ingest_extra_text
+from kdscale.data.raymap import BLOCK_ROWS, in_blocks
+from kdscale.data.schema import BLOCKS, PASSAGE_TOKENS, QUERY_TOKENS
+from kdscale.data.shards import stream_shards, write_table
+from kdscale.data.tokenise import (
+    TokenSpool,
+    block_table,
+    cut_column,
+    pack_blocks,
+    tokenise_tables,
+)
+from kdscale.errors import KdscaleError
+from kdscale.models.encode import KEPT_TOKENS, PairEncoder
+from kdscale.models.pretrained import (
+    check_max_length,
+    load_tokenizer,
+    max_positions,
+    read_config,
+    resolve_model,
+)
+from kdscale.runtime import ray_session
+from kdscale.stages.context import StageContext
+from kdscale.store.artifact import sha256_file
+
+MIN_BLOCK = 8  # tokens
+
+
+def run(ctx: StageContext) -> dict[str, Any]:
+    """Token ids of passages and queries, and the token blocks of the language-model stage.
+
+    Raises KdscaleError where the tokenizer or the lengths asked for do not suit the teacher.
+    """
+    prepare, dataset = ctx.config.prepare, Dataset(ctx.inputs["dataset"].path)
+    encoder = _pair_encoder(ctx)
+    encoder.save(ctx.out / "tokenizer")
+    tokenizer_json = ctx.out / "tokenizer" / "tokenizer.json"
+    with (
+        tempfile.TemporaryDirectory(dir=ctx.out, prefix="scratch-") as folder,
+        TokenSpool(Path(folder)) as spool,
+    ):
+        scratch = Path(folder)
+        with ray_session(ctx.config.cluster, ctx.reporter):
+            kept = _tokenise_passages(ctx, dataset, str(tokenizer_json), spool)
+            passages = stream_shards(
+                ctx.out / "passages", kept, PASSAGE_TOKENS, prepare.shards, scratch
+            )
+            if prepare.extra_text:
+                _tokenise_extra(ctx, str(tokenizer_json), spool)
+        queries = _tokenise_queries(ctx, dataset, encoder)
+        packed = pack_blocks(
+            spool,
+            encoder.cls_id,
+            encoder.sep_id,
+            prepare.block_length,
+            ctx.config.seed,
+            prepare.max_block_tokens,
+        )
+        tables = (block_table(blocks) for blocks in packed)
+        blocks = stream_shards(ctx.out / "blocks", tables, BLOCKS, prepare.shards, scratch)
+        text_tokens = int(spool.lengths().sum(dtype="int64"))
+    info = {
+        "splits": dataset.splits(),
+        "max_length": prepare.max_length,
+        "block_length": prepare.block_length,
+        "tokenizer": sha256_file(tokenizer_json),
+        "passages": passages,
+        "queries": queries,
+        "text_tokens": text_tokens,
+        "blocks": blocks,
+    }
+    (ctx.out / TOKENS_INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
+    ctx.reporter.info(f"  {text_tokens} tokens of text, {blocks} blocks")
+    return info
+
+
+def _pair_encoder(ctx: StageContext) -> PairEncoder:
+    """The teacher's tokenizer, once its model is known to read inputs as long as those asked."""
+    prepare = ctx.config.prepare
+    teacher = ctx.config.teachers[ctx.params.get("teacher", 1) - 1]
+    path = resolve_model(teacher.model, teacher.revision)
+    config = read_config(path, teacher.revision)
+    check_max_length(config, prepare.max_length)
+    limit = max_positions(config)
+    if not MIN_BLOCK <= prepare.block_length <= limit:
+        raise KdscaleError(
+            f"prepare.block_length is {prepare.block_length}; the model {teacher.model!r} reads "
+            f"at most {limit} tokens and a block has at least {MIN_BLOCK}: set it between them"
+        )
+    encoder = PairEncoder(load_tokenizer(teacher.model, teacher.revision), prepare.max_length)
+    if encoder.cls_id is None or encoder.sep_id is None:
+        raise KdscaleError(
+            f"the tokenizer of {teacher.model!r} has no CLS or SEP token, which blocks of text "
+            "begin and end with; use a BERT-like teacher.model"
+        )
+    return encoder
+
+
+def _tokenise_queries(ctx: StageContext, dataset: Dataset, encoder: PairEncoder) -> dict[str, int]:
+    """Write the token ids of each split's queries; the number of queries of each."""
+    counts = {}
+    for split in dataset.splits():
+        queries = dataset.queries(split)
+        ids = pa.array(encoder.tokenise(queries["text"].to_pylist()), pa.list_(pa.int32()))
+        table = pa.table([queries["qid"], ids], schema=QUERY_TOKENS)
+        write_table(ctx.out / "queries" / f"{split}.parquet", table, QUERY_TOKENS)
+        counts[split] = queries.num_rows
+    return counts
+
+
+def _tokenise_passages(
+    ctx: StageContext, dataset: Dataset, tokenizer_json: str, spool: TokenSpool
+) -> Iterator[pa.Table]:
+    """PASSAGE_TOKENS, cut to what a pair can use; the spool gets them whole."""
+    longest = max(KEPT_TOKENS, ctx.config.prepare.max_length)
+    with ctx.reporter.task("tokenising passages", dataset.passage_count()) as task:
+        for table in tokenise_tables(dataset.passages(BLOCK_ROWS), tokenizer_json, task):
+            spool.add(table["ids"])
+            yield pa.table([table["pid"], cut_column(table["ids"], longest)], schema=PASSAGE_TOKENS)
+
+
+def _tokenise_extra(ctx: StageContext, tokenizer_json: str, spool: TokenSpool) -> None:
+    prepare = ctx.config.prepare
+    with (
+        RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
+        ctx.reporter.task("tokenising prepare.extra_text") as task,
+    ):
+        rows = ingest_extra_text(prepare.extra_text, log, prepare.max_chars, ctx.workspace)
+        for table in tokenise_tables(in_blocks(rows, TEXT, text=0), tokenizer_json, task):
+            spool.add(table["ids"])
