@@ -27,6 +27,9 @@ from kdscale.progress import Task
 STOPWORDS = "english"
 PART_ROWS, PART_CHARS = 65_536, 64_000_000
 MIN_CHUNK, CHUNKS_PER_CPU = 64, 4
+# Ray holds all that a result was made from, to make it again should its node be lost: from time to
+# time, in parts, a result becomes a value of its own.
+RENEWED = 8
 FOUND = pa.schema([("query", pa.int64()), ("pid", pa.string()), ("score", pa.float32())])
 
 
@@ -180,8 +183,8 @@ class Bm25:
     """The index of a collection for some queries, in files of a folder.
 
     The ranking is exact and its own order: score descending, ties by passage id ascending.
-    calls: where parts are indexed and searched; at most two parts are held at a time by those who
-    search, and one more than there are processors by those who index.
+    calls: where parts are indexed and searched. One part more than there are processors is held
+    while they are indexed, RENEWED and one while they are searched.
     """
 
     def __init__(self, queries: Iterable[str], k1: float, b: float, folder: Path, calls: Calls):
@@ -215,10 +218,12 @@ class Bm25:
         chunks = [terms[start : start + size] for start in range(0, len(terms), size)]
         if task is not None:
             task.update(0, total=len(terms) * self._parts)
-        weights, queries = calls.put(self._weights()), [calls.put(chunk) for chunk in chunks]
+        weights, queries = self._weights(), [calls.put(chunk) for chunk in chunks]
         best: list[Any] = [calls.put(None)] * len(chunks)
         for number in range(self._parts):
-            part = calls.call(weigh, calls.put(Part.read(self._path(number))), weights)
+            if number % RENEWED == 0:
+                best = [calls.put(calls.get(found)) for found in best]
+            part = calls.put(weigh(Part.read(self._path(number)), weights))
             before, best = best, [
                 calls.call(search_part, part, chunk, depth, found)
                 for chunk, found in zip(queries, best, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 BLOCK_ROWS = 2_048
 BLOCK_CHARS = 8_000_000
-WINDOW = 128  # blocks handed to Ray Data at a time: bounds what is in memory
+WINDOW = 64  # blocks handed to Ray Data at a time: bounds what is in memory
 
 
 def in_blocks(rows: Iterable[tuple], schema: pa.Schema, text: int) -> Iterator[pa.Table]:
@@ -53,3 +54,7 @@ def map_tables(
             function, batch_format="pyarrow", batch_size=None, fn_kwargs=arguments
         )
         yield from mapped.iter_batches(batch_format="pyarrow", batch_size=None)
+        # Ray Data's plans are cycles: what they refer to would stay in shared memory until Python
+        # happens to look for such.
+        del window, blocks, mapped
+        gc.collect()

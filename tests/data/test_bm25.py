@@ -103,7 +103,7 @@ def test_large_texts_close_a_part_early(tmp_path, monkeypatch, collection):
 def test_rays_workers_find_the_same(ray_cluster, tmp_path, monkeypatch, collection):
     import ray
 
-    monkeypatch.setattr(bm25, "PART_ROWS", 100)
+    monkeypatch.setattr(bm25, "PART_ROWS", 50)  # 14 parts
     passages, queries = collection
     table = search(tmp_path, passages, queries, 20, OnRay(ray), tables=30)
     assert [tuple(r.values()) for r in table.to_pylist()] == whole_index(passages, queries, 20)
