@@ -18,6 +18,7 @@ import psutil
 
 HERE = Path(__file__).parent
 POLL_S = 0.002
+SELDOM_S = 0.3  # for a look that takes requests, or the time of what is waited for
 
 
 @contextmanager
@@ -66,13 +67,15 @@ def actors(cluster, name: str) -> list[psutil.Process]:
     return sorted(found, key=lambda p: (p.create_time(), p.pid))
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 240.0):
+def wait_for(
+    condition: Callable[[], object], what: str, timeout_s: float = 240.0, poll_s: float = POLL_S
+):
     """The condition's value as soon as it is true."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what}")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return value
 
 

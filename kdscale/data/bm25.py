@@ -29,7 +29,7 @@ PART_ROWS, PART_CHARS = 65_536, 64_000_000
 MIN_CHUNK, CHUNKS_PER_CPU = 64, 4
 # Ray holds all that a result was made from, to make it again should its node be lost: from time to
 # time, in parts, a result becomes a value of its own.
-RENEWED = 8
+RENEWED = 2
 FOUND = pa.schema([("query", pa.int64()), ("pid", pa.string()), ("score", pa.float32())])
 
 

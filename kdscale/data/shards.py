@@ -146,9 +146,12 @@ def read_where(path: Path, schema: pa.Schema, column: str, wanted: Iterable[str]
         values = pa.array(
             sorted(wanted), schema.field(column).type
         )  # else none would be of no type
-        return files.to_table(
+        found = files.to_table(
             filter=pads.field(column).isin(values), batch_readahead=1, fragment_readahead=1
         )
+    # Else what was read and passed over stays with Arrow for as long as the process lives.
+    pa.default_memory_pool().release_unused()
+    return found
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from clusters import Driver, wait_for
+from clusters import SELDOM_S, Driver, wait_for
 from sweep_world import SHAPES, make_sweep
 
 from kdscale.cli import main
@@ -104,8 +104,10 @@ def test_a_driver_that_was_killed_is_gone_on_with(finished, tmp_path, capsys):
     record = open_record(load_sweep(path))
     pieces = record.store.workspace("sweeps", record.key)
     driver = Driver(tmp_path / "killed.log", *command)
-    wait_for(lambda: driver.running() and "trial-0001" in pieces.names(), "a first trial")
-    wait_for(lambda: driver.running() and len(_begun(record)) > 1, "a second one")
+    wait_for(
+        lambda: driver.running() and "trial-0001" in pieces.names(), "trial 1", poll_s=SELDOM_S
+    )
+    wait_for(lambda: driver.running() and len(_begun(record)) > 1, "trial 2", poll_s=SELDOM_S)
     driver.kill()
     ended = {name for name in pieces.names() if name.startswith("trial-")}
     before = {name: _written(record, name) for name in ended}
@@ -117,7 +119,8 @@ def test_a_driver_that_was_killed_is_gone_on_with(finished, tmp_path, capsys):
     assert run(path, "--status") == 0
     assert f"{len(ended)} finished" in capsys.readouterr().out
     again = Driver(tmp_path / "resumed.log", *command, "--resume")
-    wait_for(lambda: again.running() and len(_ended(record)) > len(ended), "the next trial")
+    more = len(ended) + 1
+    wait_for(lambda: again.running() and len(_ended(record)) >= more, "more", poll_s=SELDOM_S)
     assert {name: _written(record, name) for name in ended} == before
     shown = again.finish()
     assert f"{len(ended)} trials have ended before and are kept" in shown

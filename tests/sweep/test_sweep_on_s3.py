@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from clusters import Driver, actors, kill_node, ray_cluster_of, wait_for
+from clusters import SELDOM_S, Driver, actors, kill_node, ray_cluster_of, wait_for
 from sweep_world import SHAPES, make_sweep
 
 from kdscale.evaluation.trials import read_trials
@@ -69,7 +69,7 @@ def test_killed_workers_trials_and_nodes_leave_a_sweep_whole(
         began = time.monotonic()
         time.sleep(1)  # what was being published may still arrive
         before = checkpoints()
-        wait_for(lambda: driver.running() and checkpoints() - before, "progress")
+        wait_for(lambda: driver.running() and checkpoints() - before, "progress", poll_s=SELDOM_S)
         print(f"{killed}: {time.monotonic() - began:.1f} s from the kill to a new checkpoint")
 
     def kill(name):
@@ -78,7 +78,7 @@ def test_killed_workers_trials_and_nodes_leave_a_sweep_whole(
         one_more(name)
 
     try:
-        wait_for(lambda: driver.running() and checkpoints(), "a first checkpoint")
+        wait_for(lambda: driver.running() and checkpoints(), "a first checkpoint", poll_s=SELDOM_S)
         kill("RayTrainWorker")
         kill("ImplicitFunc")  # the trial's own process
         kill_node(cluster, node)
