@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from grid import exit_with
 from rich.console import Console
@@ -131,6 +132,7 @@ def make_work(
     return blocks, {
         "teacher": teacher, "tokens": outcomes[1].artifact.ref(),
         "batch_tokens": BATCH_TOKENS["cpu"], "precision": "fp32", "device": "cpu",
+        "pids": pc.unique(table["pid"]),
     }  # fmt: skip
 
 

@@ -39,8 +39,8 @@ def open_store(uri: str) -> Store:
         return S3Store(uri)
     if sep and scheme != "file":
         raise KdscaleError(
-            f"storage.uri {uri!r}: {scheme}:// is not supported; use a folder (on a cluster, one "
-            "that every node mounts) or s3://bucket/prefix"
+            f"the store {uri!r} (storage.uri in a config): {scheme}:// is not supported; use a "
+            "folder (on a cluster, one that every node mounts) or s3://bucket/prefix"
         )
     return LocalStore(user_path(uri.removeprefix("file://"), "storage.uri"))
 
