@@ -17,8 +17,10 @@ class PassageIds(Sequence[str]):
     """
 
     def __init__(self, folder: Path):
-        self._file = sqlite3.connect(folder / "pids.sqlite", isolation_level=None)
-        # Nobody reads the file after a crash, so nothing has to be written twice or waited for.
+        # Nobody else opens the file, and locks are what network file systems do badly.
+        uri = f"{(folder / 'pids.sqlite').resolve().as_uri()}?nolock=1"
+        self._file = sqlite3.connect(uri, uri=True, isolation_level=None)
+        # Nobody reads it after a crash, so nothing has to be written twice or waited for.
         for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KB}"):
             self._file.execute(f"PRAGMA {pragma}")
         self._file.execute("CREATE TABLE passages (row INTEGER PRIMARY KEY, pid TEXT UNIQUE)")
@@ -36,7 +38,10 @@ class PassageIds(Sequence[str]):
         return self._count
 
     def __contains__(self, pid: object) -> bool:
-        found = self._file.execute("SELECT 1 FROM passages WHERE pid = ?", (pid,))
+        try:
+            found = self._file.execute("SELECT 1 FROM passages WHERE pid = ?", (pid,))
+        except UnicodeEncodeError:  # half a surrogate pair, of a JSON file: no passage has it
+            return False
         return found.fetchone() is not None
 
     def __getitem__(self, row: int) -> str:

@@ -11,6 +11,7 @@ def test_ids_in_order_once(tmp_path):
         assert len(pids) == 4 and list(pids) == ["b", "a", "é", "c"]
         assert [pids[row] for row in range(4)] == list(pids)
         assert "a" in pids and "é" in pids and "e" not in pids and "A" not in pids
+        assert "\ud800" not in pids
         with pytest.raises(IndexError):
             pids[4]
 
@@ -20,8 +21,11 @@ def test_an_empty_collection(tmp_path):
         assert len(pids) == 0 and list(pids) == [] and "a" not in pids
 
 
-def test_the_ids_leave_with_their_folder(tmp_path):
-    with PassageIds(tmp_path) as pids:
+def test_a_folder_of_any_name_and_ids_that_end_with_it(tmp_path):
+    folder = tmp_path / "a ? b # c % d"
+    folder.mkdir()
+    with PassageIds(folder) as pids:
         pids.add("a")
+        assert list(folder.iterdir())
     with pytest.raises(Exception, match="closed"):
         len(list(pids))
