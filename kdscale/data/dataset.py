@@ -86,9 +86,13 @@ class Dataset:
         """The training pairs, by pair_id (0, 1, ...), a query's pairs together."""
         return read_shards(self.path / "pairs", PAIRS)
 
+    def passages_of(self, pids: set[str]) -> pa.Table:
+        """PASSAGES in order, without the rest of the collection."""
+        return read_where(self.path / "passages", PASSAGES, "pid", pids)
+
     def passage_texts(self, pids: set[str]) -> dict[str, str]:
-        """pid -> text, without the rest of the collection."""
-        return _texts(read_where(self.path / "passages", PASSAGES, "pid", pids))
+        """pid -> text."""
+        return _texts(self.passages_of(pids))
 
     def query_texts(self, split: str, qids: set[str]) -> dict[str, str]:
         """qid -> text."""

@@ -90,9 +90,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         write_table(ctx.out / "qrels" / f"{split}.parquet", qrels, QRELS)
         write_table(ctx.out / "candidates" / f"{split}.parquet", candidates, CANDIDATES)
         named.update(candidates["pid"].to_pylist())
-    kept = (_of(table, named, "pid") for table in old.passages(BLOCK_ROWS))
-    passages = pa.concat_tables([PASSAGES.empty_table(), *kept])
-    write_shards(ctx.out / "passages", passages, PASSAGES, prepare.shards)
+    write_shards(ctx.out / "passages", old.passages_of(named), PASSAGES, prepare.shards)
     write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
     stats = {
         "splits": list(tables),
@@ -215,9 +213,9 @@ def _join(first: tuple[pa.Table, ...], second: tuple[pa.Table, ...]) -> tuple[pa
     return tuple(pa.concat_tables(pair) for pair in zip(first, second, strict=True))
 
 
-def _of(table: pa.Table, ids: Iterable[str], column: str = "qid") -> pa.Table:
-    """The rows of some ids, in the order of the table."""
-    return table.filter(pc.is_in(table[column], value_set=pa.array(sorted(ids), pa.string())))
+def _of(table: pa.Table, qids: Iterable[str]) -> pa.Table:
+    """The rows of some queries, in the order of the table."""
+    return table.filter(pc.is_in(table["qid"], value_set=pa.array(sorted(qids), pa.string())))
 
 
 def run_student(ctx: StageContext) -> dict[str, Any]:
