@@ -3,7 +3,7 @@
 The actor holds nothing of the cluster but, without Ray Train, the CPUs that it trains on: the
 student is trained by the workers of a Ray Train run of its own, and measured by a Ray task where
 those have been. When the actor goes, what it started goes with it, and Ray Train frees the place
-of its workers, which it learns of by Ray's State API.
+of its workers, which it learns of by Ray's State API; `kdscale.sweep.orphans` frees what it misses.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections import deque
 from typing import Any, Protocol
 
@@ -16,11 +17,13 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from kdscale.sweep.orphans import Orphans
 from kdscale.sweep.resources import Room
 from kdscale.sweep.space import CELL_AXES, Trial
 from kdscale.sweep.spec import Search, Wandb
 from kdscale.sweep.trial import Work, run_trial, settings_for_tune, trial_from_tune
 
+LOOK_EVERY_S = 15.0  # for places that nobody uses any more
 MAX_DEATHS = 2  # of a trial's process, each gone on from the last checkpoint
 
 _ENVIRONMENT = {
@@ -96,7 +99,7 @@ def run_trials(work: Work, trials: list[Trial], room: Room, listener: Listener) 
                 name=work.key,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
-                callbacks=[_Events(listener), *_wandb(section.wandb, work.key)],
+                callbacks=[_Events(listener), _Places(), *_wandb(section.wandb, work.key)],
                 verbose=0,
             ),
         ).fit()
@@ -211,3 +214,15 @@ class _Events(_Unsaved, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         self._listener.tick()
+
+
+class _Places(_Unsaved, tune.Callback):
+    """Frees what stopped trials have left, at times."""
+
+    def __init__(self) -> None:
+        self._orphans, self._looked_at = Orphans(), time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._orphans.look()

@@ -11,6 +11,7 @@ from kdscale.cli import main
 from kdscale.evaluation.trials import read_trials
 from kdscale.store import open_store
 from kdscale.sweep.driver import open_record
+from kdscale.sweep.orphans import Orphans
 from kdscale.sweep.spec import load_sweep
 
 pytestmark = pytest.mark.slow
@@ -170,7 +171,13 @@ def test_what_asha_stops_is_recorded_and_frees_its_workers(finished, ray_cluster
     assert good["student"] and bad["student"] is None
     assert "stopped at step" in capsys.readouterr().out
     whole = ray_cluster.cluster_resources()["CPU"]
-    wait_for(lambda: ray_cluster.available_resources().get("CPU") == whole, "free CPUs", 60)
+    orphans = Orphans(after_s=10)  # at times Ray Train's cleaner misses one: the sweep looks too
+
+    def free():
+        orphans.look()
+        return ray_cluster.available_resources().get("CPU") == whole
+
+    wait_for(free, "free CPUs", 90, poll_s=1)
 
 
 def test_a_trial_that_fails_does_not_stop_the_others(finished, capsys):
