@@ -34,7 +34,7 @@ def _quiet_environment() -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         # Else what nobody refers to any more stays in shared memory for a second: of a collection
-        # that streams through it, hundreds of megabytes.
+        # that streams through it, more than a hundred megabytes.
         "RAY_free_objects_period_milliseconds": "50",
         # Ray would run workers at niceness 15, behind whatever else a machine does.
         "RAY_worker_niceness": "0",

@@ -93,7 +93,7 @@ def read_shards(directory: Path, schema: pa.Schema) -> pa.Table:
 def read_batches(directory: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """All rows in order, at most so many at a time."""
     for path in _parts(directory):
-        with _faults_of(path), pq.ParquetFile(path, memory_map=False) as file:
+        with _faults_of(path), pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow, schema)
             for batch in file.iter_batches(rows):
                 yield pa.Table.from_batches([batch])

@@ -82,12 +82,6 @@ class TokenSpool:
     def close(self) -> None:
         self._file.close()
 
-    def __enter__(self) -> TokenSpool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def pack_blocks(
     spool: TokenSpool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
     with (
         RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
         tempfile.TemporaryDirectory(dir=ctx.out, prefix="scratch-") as folder,
-        PassageIds(Path(folder)) as pids,
+        closing(PassageIds(Path(folder))) as pids,
     ):
         for table in old.passages(BLOCK_ROWS):
             for pid in table["pid"].to_pylist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     with (
         RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
         tempfile.TemporaryDirectory(dir=ctx.out, prefix="scratch-") as folder,
-        PassageIds(Path(folder)) as pids,
+        closing(PassageIds(Path(folder))) as pids,
         ray_session(ctx.config.cluster, ctx.reporter) as ray,
     ):
         scratch = Path(folder)

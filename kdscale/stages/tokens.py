@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     tokenizer_json = ctx.out / "tokenizer" / "tokenizer.json"
     with (
         tempfile.TemporaryDirectory(dir=ctx.out, prefix="scratch-") as folder,
-        TokenSpool(Path(folder)) as spool,
+        closing(TokenSpool(Path(folder))) as spool,
     ):
         scratch = Path(folder)
         with ray_session(ctx.config.cluster, ctx.reporter):

@@ -40,7 +40,8 @@ class Orphans:
 
 
 def _empty_places() -> list[str]:
-    """Hexadecimal ids. Tune's own places, which may wait for a trial, hold neither CPU nor GPU."""
+    """Hexadecimal ids. Tune's own places may wait for a trial: where Ray Train has the workers they
+    hold neither CPU nor GPU."""
     import ray
     from ray.util.state import list_actors, list_placement_groups
 

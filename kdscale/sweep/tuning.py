@@ -73,7 +73,10 @@ def run_trials(work: Work, trials: list[Trial], room: Room, listener: Listener) 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     cluster = work.sweep.base.cluster
     resources = {room.node: 0.001}
-    if cluster.engine == "torch":
+    callbacks = [_Events(listener), *_wandb(section.wandb, work.key)]
+    if cluster.engine == "deepspeed":
+        callbacks.append(_Places())
+    else:
         resources |= {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
 
     def trainable(config: dict[str, Any]) -> None:
@@ -99,7 +102,7 @@ def run_trials(work: Work, trials: list[Trial], room: Room, listener: Listener) 
                 name=work.key,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
-                callbacks=[_Events(listener), _Places(), *_wandb(section.wandb, work.key)],
+                callbacks=callbacks,
                 verbose=0,
             ),
         ).fit()

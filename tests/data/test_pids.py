@@ -1,10 +1,12 @@
+from contextlib import closing
+
 import pytest
 
 from kdscale.data.pids import PassageIds
 
 
 def test_ids_in_order_once(tmp_path):
-    with PassageIds(tmp_path) as pids:
+    with closing(PassageIds(tmp_path)) as pids:
         assert [pids.add(pid) for pid in ("b", "a", "b", "é", "c")] == [
             True, True, False, True, True,
         ]  # fmt: skip
@@ -17,14 +19,14 @@ def test_ids_in_order_once(tmp_path):
 
 
 def test_an_empty_collection(tmp_path):
-    with PassageIds(tmp_path) as pids:
+    with closing(PassageIds(tmp_path)) as pids:
         assert len(pids) == 0 and list(pids) == [] and "a" not in pids
 
 
 def test_a_folder_of_any_name_and_ids_that_end_with_it(tmp_path):
     folder = tmp_path / "a ? b # c % d"
     folder.mkdir()
-    with PassageIds(folder) as pids:
+    with closing(PassageIds(folder)) as pids:
         pids.add("a")
         assert list(folder.iterdir())
     with pytest.raises(Exception, match="closed"):

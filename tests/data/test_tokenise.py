@@ -1,4 +1,5 @@
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ CLS, SEP = 101, 102
 
 def pack(documents, block_length=6, seed=0, max_tokens=None):
     column = pa.chunked_array([documents[:2], documents[2:]], pa.list_(pa.int32()))
-    with tempfile.TemporaryDirectory() as folder, TokenSpool(Path(folder)) as spool:
+    with tempfile.TemporaryDirectory() as folder, closing(TokenSpool(Path(folder))) as spool:
         spool.add(column)
         assert spool.lengths().tolist() == [len(d) for d in documents]
         parts = list(pack_blocks(spool, CLS, SEP, block_length, seed, max_tokens))
