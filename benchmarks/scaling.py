@@ -80,8 +80,8 @@ def main() -> int:
             raise KdscaleError(f"{len(blocks)} blocks are too few to time: give more --pairs")
         ways = real(blocks, actor, cpus, args.runs, Path(scratch), reporter)
         ray_way = ways["Ray Data"]
-        pairs_a_block = sum(b.num_rows for b in blocks) / len(blocks)
-        block_s = cpus * pairs_a_block / float(np.median(ray_way["pairs_per_s"]))
+        pairs = sum(b.num_rows for b in blocks)
+        block_s = cpus * pairs / len(blocks) / float(np.median(ray_way["pairs_per_s"]))
         asleep = [
             sleeping(count, args.rounds, block_s, Path(scratch), reporter) for count in args.workers
         ]
@@ -91,9 +91,9 @@ def main() -> int:
     one = float(np.median(ways["one process"]["pairs_per_s"]))
     result = {
         "circumstances": circumstances(cpus),
-        "pairs": sum(b.num_rows for b in blocks),
+        "pairs": pairs,
         "blocks": len(blocks),
-        "object_store_bytes_a_pair": round(sum(b.nbytes for b in blocks) / args.pairs, 1),
+        "object_store_bytes_a_pair": round(sum(b.nbytes for b in blocks) / pairs, 1),
         "ways": ways,
         "ratio": round(float(np.median(ray_way["pairs_per_s"])) / one, 3),
         "block_seconds": round(block_s, 2),

@@ -56,6 +56,17 @@ def test_a_run_reaches_its_first_step(tmp_path):
     assert json.loads(out.read_text())["rows"]["first step, torch"]["seconds"] > 0
 
 
+def test_the_pace_of_spread_work_leaves_out_the_start(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from scaling import pace
+
+    # Two workers begin at 108, after 8 s of start-up; 20 pairs in 4 s, then 50 in 10 s.
+    ends = [(112.0, 10), (112.0, 10), (116.0, 20), (122.0, 30)]
+    assert pace(ends, began=100.0, workers=2) == (5.0, 8.0)
+    # One worker: its first block ends at 112.
+    assert pace(ends, began=100.0, workers=1) == (6.0, 112.0 - 100.0 - 10 / 6.0)
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     """A function that runs a benchmark of quality on a tiny collection: (stdout, rows, about)."""
