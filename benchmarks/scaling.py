@@ -5,7 +5,7 @@
 
 - The same blocks of pairs, scored by one process with a thread a CPU, and by Ray Data with a
   one-thread worker a CPU, in turns. Pairs a second are counted from the first block of each on, and
-  what came before it is told apart as start-up.
+  what came before it is told apart as start-up. All scores must be those of the first run (1e-4).
 - Workers that sleep for as long as a block was measured to take, 2 to 16 of them: how much of their
   time they are at work. Nothing competes for the CPUs, so what is lost is the driver's.
 - 1,000 and 10,000 blocks of nothing: the driver's time and memory a block. A driver that needs d
@@ -38,9 +38,11 @@ from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.score_blocks import (
     BLOCK_FILE,
     block_name,
+    collect_scores,
     pair_lengths,
     plan_blocks,
     publish_block,
+    read_blocks,
 )
 from kdscale.errors import KdscaleError
 from kdscale.models.pretrained import load_encoder, resolve_model
@@ -54,7 +56,7 @@ from kdscale.store import LocalWorkspace, Store, Workspace, open_store
 from kdscale.store.artifact import build_manifest, list_files
 
 HERE = Path(__file__).parent
-TARGET = 0.95
+TARGET, SAME = 0.95, 1e-4
 
 
 def main() -> int:
@@ -155,6 +157,7 @@ def real(
     cluster = Cluster(scorers=cpus)  # a CPU each, less what Ray needs
     sizes = {block_name(b["pair_id"]): b.num_rows for b in blocks}
     ways = {name: {"pairs_per_s": [], "start_s": []} for name in ("one process", "Ray Data")}
+    first = None
     with ray_session(cluster, reporter):  # Ray itself is up for both
         for run in range(runs):
             order = [("one process", score_here, 1), ("Ray Data", score_on_ray, cpus)]
@@ -164,6 +167,10 @@ def real(
                 began = time.time()
                 with score(blocks, {**actor, "workspace": workspace}, cluster, reporter) as names:
                     done = list(names)
+                scores = collect_scores(sum(sizes.values()), read_blocks(workspace, done).values())
+                first = scores if first is None else first
+                if not np.allclose(scores, first, rtol=0, atol=SAME):
+                    raise KdscaleError(f"{name}, run {run + 1}: not the scores of the first run")
                 # When a block was published: the driver may be told of several at once.
                 ends = sorted(
                     ((workspace.fetch(name) / BLOCK_FILE).stat().st_mtime, sizes[name])
