@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from kdscale.data import bm25
-from kdscale.data.bm25 import Bm25, import_bm25s, words_of
+from kdscale.data.bm25 import Bm25
 from kdscale.data.calls import InProcess, OnRay
 from kdscale.data.schema import CANDIDATES, PASSAGES
 
