@@ -18,6 +18,7 @@ from kdscale.data.readers.base import Reject
 
 LARGEST = 2**31  # what the columns of a table hold
 SAMPLE = 1_000  # lines by which a format is recognised
+WHOLE_SCORES = 10  # whole numbers among scores, at most so many to one that is not whole
 NOT_NUMBERS = "rank or score is not a number"
 
 # (qid, pid, rank, score); rank and score are None where the format has none
@@ -74,6 +75,9 @@ def recognise(path: Path) -> RunForm:
         return UNKNOWN
     if like_qrels > max(1, votes.total() / 2):
         return QRELS
+    # Scores are whole numbers here and there, and ranks always.
+    if votes[RANK] < WHOLE_SCORES * votes[SCORE]:
+        votes[SCORE] += votes.pop(RANK, 0)
     return max(votes, key=lambda form: votes[form])  # of equally many the one that came first
 
 
@@ -85,7 +89,7 @@ def query_scores(ranks: np.ndarray, scores: np.ndarray, lines: int) -> np.ndarra
     that are all equal tell nothing (those of MS MARCO's candidates in ir_datasets are 0, in the
     order of ids); ranks do where they are different places of the query's lines.
     """
-    if not np.isnan(scores).any() and (len(scores) == 1 or np.ptp(scores) > 0):
+    if not np.isnan(scores).any() and (len(scores) == 1 or (scores != scores[0]).any()):
         return scores
     places = np.unique(ranks[~np.isnan(ranks)])
     if len(places) == len(ranks) and len(places) and places[0] >= 0 and places[-1] <= lines:
