@@ -97,8 +97,7 @@ def source_candidates(
     """
     numbers: dict[str, int] = {}  # of the passages that are candidates
     rows_of = {qid: i for i, qid in enumerate(wanted)}
-    columns = {name: array("q") for name in ("number", "query", "passage")}
-    values = {name: array("d") for name in ("rank", "score")}
+    rows, values = array("q"), array("d")  # (number, query, passage) and (rank, score) in turn
     lines = np.zeros(len(wanted), np.int64)
     left_out = set()
     for number, (qid, pid, rank, score) in log.accepted(kind, items):
@@ -112,13 +111,10 @@ def source_candidates(
         elif row is not None and qid == pid and qid in own:
             left_out.add(qid)
         elif row is not None:
-            found = (number, row, numbers.setdefault(pid, len(numbers)))
-            for column, value in zip(columns.values(), found, strict=True):
-                column.append(value)
-            for column, value in zip(values.values(), as_numbers(rank, score), strict=True):
-                column.append(value)
-    number, query, passage = (np.array(c) for c in columns.values())
-    ranks, scores = (np.array(c) for c in values.values())
+            rows.extend((number, row, numbers.setdefault(pid, len(numbers))))
+            values.extend(as_numbers(rank, score))
+    number, query, passage = np.array(rows).reshape(-1, 3).T
+    ranks, scores = np.array(values).reshape(-1, 2).T
     first = np.unique(query * len(numbers) + passage, return_index=True)[1]
     pids = list(numbers)
     for i in np.setdiff1d(np.arange(len(query)), first):

@@ -106,10 +106,10 @@ def _form_of(line: str) -> RunForm | None:
     fields, tabbed = line.split(), line.split("\t")
     count = len(fields)
     if len(tabbed) == 4:
-        return RANK_AND_SCORE if _is_whole(tabbed[2]) and _is_number(tabbed[3]) else TEXTS
+        return RANK_AND_SCORE if _ends_in_numbers(tabbed) else TEXTS
     if count == 6 and _is_whole(fields[3]) and _is_number(fields[4]):
         return TREC
-    if count == 4 and _is_whole(fields[2]) and _is_number(fields[3]):
+    if count == 4 and _ends_in_numbers(fields):
         return RANK_AND_SCORE
     if count == 3 and _is_whole(fields[2]):
         return RANK
@@ -120,6 +120,11 @@ def _form_of(line: str) -> RunForm | None:
 
 def _like_qrels(fields: list[str]) -> bool:
     return len(fields) == 4 and fields[1] in ("0", "Q0") and _is_whole(fields[3])
+
+
+def _ends_in_numbers(fields: list[str]) -> bool:
+    """Whether the last two of four can be rank and score."""
+    return _is_whole(fields[2]) and _is_number(fields[3])
 
 
 def _is_whole(text: str) -> bool:
@@ -161,9 +166,9 @@ def _columns(
 
 
 def _with_texts(line: str) -> RunLine | str:
-    if _form_of(line) is not TEXTS:
-        return f"not 4 columns ({TEXTS.columns})"
     fields = line.split("\t")
+    if len(fields) != 4 or _ends_in_numbers(fields):
+        return f"not 4 columns ({TEXTS.columns})"
     qid, pid = fields[0].strip(), fields[1].strip()
     return (qid, pid, None, None) if qid and pid else EMPTY_ID
 
