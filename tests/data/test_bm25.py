@@ -158,8 +158,7 @@ def test_no_pair_has_no_score(tmp_path):
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("hepatitis B", ["b", "c"]),
-        ("vitamin d", ["d"]),
+        ("hepatitis C", ["c", "b"]),
         ("检索猫", ["zh"]),
         ("ปวดหัว", ["th"]),
         ("हिन्दी", ["hi"]),
@@ -169,7 +168,6 @@ def test_what_a_word_is_finds_passages(tmp_path, query, found):
     passages = {
         "b": "Hepatitis B is caused by a virus",
         "c": "Hepatitis C is caused by another",
-        "d": "Vitamin D and vitamins alike",
         "zh": "全文检索引擎",
         "th": "อาการปวดหัวข้างเดียว",
         "hi": "यह हिन्दी है",
