@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--format", choices=("table", "json", "csv"), default="table")
     results.set_defaults(run=_results)
 
-    rank = commands.add_parser("rank", help="rerank a TREC run with any ranker")
+    rank = commands.add_parser("rank", help="rerank a run with any ranker")
     rank.add_argument("model", metavar="MODEL", help="a ranker directory (a student, a teacher)")
     rank.add_argument("--queries", required=True, type=Path, metavar="F")
     rank.add_argument("--passages", required=True, type=Path, metavar="F")

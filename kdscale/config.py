@@ -73,7 +73,8 @@ class MsMarcoSource:
     collection: str = ""  # pid \t text
     queries: dict[str, str] = field(default_factory=dict)  # qid \t text
     qrels: dict[str, str] = field(default_factory=dict)  # TREC or 4-column tsv
-    candidates: dict[str, str] = field(default_factory=dict)  # top1000 tsv or a TREC run
+    candidates: dict[str, str] = field(default_factory=dict)
+    # runs, or top1000 files, which have no order: BM25 ranks what comes without ranks and scores
     triples: str | None = None  # qid \t positive pid \t negative pid, for train
 
 
@@ -110,6 +111,9 @@ class Prepare:
     depth: dict[str, int] = field(default_factory=lambda: {"train": 30, "dev": 50, "test": 50})
     # split -> BM25 candidates a query
     default_depth: int = 50  # for a split that `depth` does not name
+    query_as_passage: Literal["drop", "keep"] = "drop"
+    # A passage that is the query itself (the same id and the same text) is no candidate of it and
+    # no negative
     bm25_k1: float = 1.2
     bm25_b: float = 0.75
     negatives: int = 7  # hard negatives a training query, drawn from its candidates

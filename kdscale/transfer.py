@@ -27,6 +27,7 @@ def transfer_config(config: Config, name: str) -> Config:
             max_queries=queries,
             depth={},
             default_depth=transfer.depth,
+            query_as_passage=prepare.query_as_passage,
             bm25_k1=prepare.bm25_k1,
             bm25_b=prepare.bm25_b,
             min_grade=prepare.min_grade,

@@ -61,13 +61,11 @@ def make_world(root):
     qrels(root / "new.qrels", relevant)
     shuffled = {qid: f"p{rng.integers(PASSAGES):03d}" for qid in texts}
     qrels(root / "shuffled.qrels", shuffled)
-    with (root / "shuffled.trec").open("w") as run:  # the labelled ones among others
+    with (root / "shuffled.tsv").open("w") as pairs:  # the labelled ones among others, no order
         for qid, pid in shuffled.items():
             others = [f"p{i:03d}" for i in rng.choice(PASSAGES, 10, replace=False)]
-            ranking = list(dict.fromkeys([pid, *others]))
-            rng.shuffle(ranking)
-            for rank, found in enumerate(ranking[:10], 1):
-                run.write(f"{qid} Q0 {found} {rank} {-rank} x\n")
+            for found in list(dict.fromkeys([pid, *others]))[:10]:
+                pairs.write(f"{qid}\t{found}\n")
     teacher = {"max_steps": 120, "batch_size": 8, "lr": 3e-3, "log_every": 20}
     student = {"max_steps": 1, "batch_size": 8, "lr": 1e-5, "log_every": 1}
     return make_config(
@@ -144,11 +142,11 @@ def test_an_update_that_is_better_is_taken(world, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_an_update_from_shuffled_labels_is_not_taken(world, capsys):
-    """With candidates of the user's own."""
+    """With candidates of the user's own, which nothing ranks but BM25."""
     old = student_of(world, "finetune")
     store = open_store(str(world.parent / "store"))
     there = {a.name for a in store.list("students")}
-    run = world.parent / "shuffled.trec"
+    run = world.parent / "shuffled.tsv"
     given = ["--candidates", str(run), "--margin", "0.1", *HARD]
     assert adapt(world, old.key, "shuffled.qrels", *given) == 3
     shown = capsys.readouterr().out
@@ -156,8 +154,11 @@ def test_an_update_from_shuffled_labels_is_not_taken(world, capsys):
     assert f"kept: {old.uri} stays as it is" in shown
     assert {a.name for a in store.list("students")} == there
     dataset = Dataset(store.list("datasets")[0].path)
-    brought = {tuple(line.split()[0:3:2]) for line in run.read_text().splitlines()}
+    assert "nothing ranks the candidates of 90 queries: BM25 does" in shown
+    brought = {tuple(line.split()) for line in run.read_text().splitlines()}
     found = dataset.candidates(NEW)
+    assert found["score"].to_pylist()[:10] == sorted(found["score"].to_pylist()[:10])[::-1]
+    assert max(found["score"].to_pylist()) > 0
     pairs = set(zip(found["qid"].to_pylist(), found["pid"].to_pylist(), strict=True))
     assert len(pairs) == 180 and pairs <= brought
 

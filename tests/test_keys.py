@@ -84,6 +84,16 @@ def test_further_teachers_are_scored_alone_and_joined(tmp_path):
     assert evaluated == ["dataset", *roles, "ensemble"]
 
 
+def test_whether_a_query_may_find_itself_is_part_of_a_datasets_key(tmp_path):
+    path = make_config(tmp_path)
+    drop, keep = (
+        plan(load_config(path, [f"prepare.query_as_passage={what}"])) for what in ("drop", "keep")
+    )
+    assert plan(load_config(path)) == drop
+    changed = {name for name in drop if drop[name] != keep[name]}
+    assert changed == {"dataset", "report"}  # all others by their inputs
+
+
 def test_a_transfer_has_tokens_for_every_teacher(tmp_path):
     other = f"{{model: {make_encoder(tmp_path / 'other', words=50)}}}"
     path = make_config(tmp_path)

@@ -51,8 +51,10 @@ def test_only_the_one_query_set_is_read():
 def test_texts_are_treated_as_those_of_the_experiment():
     config = config_of(a=Transfer(BEIR))
     config.prepare.max_length, config.prepare.bm25_k1, config.prepare.negatives = 64, 0.9, 3
+    config.prepare.query_as_passage = "keep"
     prepare = transfer_config(config, "a").prepare
     assert (prepare.max_length, prepare.bm25_k1) == (64, 0.9)
+    assert prepare.query_as_passage == "keep"
     config.prepare.negatives = 5
     assert transfer_config(config, "a").prepare == prepare  # what only training needs
 

@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
         "--qrels", type=Path, required=True, metavar="F", help="their relevant passages"
     )
     adapt.add_argument(
-        "--candidates", type=Path, metavar="F", help="a TREC run; default: BM25 over the collection"
+        "--candidates", type=Path, metavar="F", help="a run; default: BM25 over the collection"
     )
     adapt.add_argument(
         "--replay", type=float, default=0.5, metavar="SHARE",

@@ -136,6 +136,7 @@ def _dataset_step(config: Config, origin: Origin, update: Update) -> Step:
             "input": {name: params[name] and sha256_file(params[name]) for name in files},
             "prepare": {
                 "depth": prepare.depth.get(TRAIN, prepare.default_depth),
+                "query_as_passage": prepare.query_as_passage,
                 "bm25": [prepare.bm25_k1, prepare.bm25_b],
                 "negatives": [prepare.negatives, prepare.easy_negatives, prepare.skip_top],
                 "positives": [prepare.max_positives, prepare.min_grade],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -52,24 +52,28 @@ class PairSampler:
         judgments: dict[str, int],
         candidates: Sequence[str],
         given: Sequence[str] = (),
+        never: Collection[str] = (),
     ) -> list[PairRow]:
         """Relevant passages, best grade first, then negatives: the source's own (`given`), then
         candidates (in rank order) drawn without replacement, then random passages; easy ones last.
+
+        never: passages that are no negatives, whoever brings them.
         """
         relevant = {pid for pid, grade in judgments.items() if grade >= self._min_grade}
         rank = {pid: i for i, pid in enumerate(candidates, 1)}
         positives = sorted(relevant, key=lambda pid: (-judgments[pid], pid))
         positives = positives[: self._max_positives]
         rng = query_rng(self._seed, qid)
+        banned = relevant.union(never)
 
-        own = dict.fromkeys(pid for pid in given if pid not in relevant)
+        own = dict.fromkeys(pid for pid in given if pid not in banned)
         chosen = dict.fromkeys(list(own)[: self._negatives])
-        pool = [p for p in candidates[self._skip_top :] if p not in relevant and p not in chosen]
+        pool = [p for p in candidates[self._skip_top :] if p not in banned and p not in chosen]
         picks = rng.permutation(len(pool))[: self._negatives - len(chosen)]
         chosen.update(dict.fromkeys(pool[i] for i in picks))
-        self._top_up(rng, chosen, relevant.union(candidates[: self._skip_top]), self._negatives)
+        self._top_up(rng, chosen, banned.union(candidates[: self._skip_top]), self._negatives)
         easy: dict[str, None] = {}
-        self._top_up(rng, easy, relevant.union(chosen, candidates), self._easy)
+        self._top_up(rng, easy, banned.union(chosen, candidates), self._easy)
         return (
             [(pid, judgments[pid], rank.get(pid, 0)) for pid in positives]
             + [(pid, 0, rank.get(pid, 0)) for pid in chosen]

@@ -1,4 +1,4 @@
-"""TREC runs (`qid Q0 pid rank score tag`) and qrels: read line by line, and runs written."""
+"""Runs and qrels: read query by query and line by line, and TREC runs written."""
 
 from __future__ import annotations
 
@@ -8,38 +8,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from kdscale.data.lines import EMPTY_ID, parse_lines
 from kdscale.data.readers.base import Reject
+from kdscale.data.runfiles import LARGEST, as_numbers, query_scores, run_lines
 from kdscale.errors import KdscaleError
 
-RUN_COLUMNS = "not six columns (qid Q0 pid rank score tag)"
 QRELS_COLUMNS = "not as many columns as qrels have (qid 0 pid grade, or qid pid grade)"
-LARGEST = 2**31  # what the columns of a table hold
 
 _GRADE_NAMES = {"score", "grade", "label", "relevance", "rel"}
 _WHITE = re.compile(r"\s")
 T = TypeVar("T")
-
-
-def parse_run_line(line: str) -> tuple[str, str, int, float] | str:
-    """(qid, pid, rank, score), or the reason why the line is none."""
-    fields = line.split()
-    if len(fields) != 6:
-        return RUN_COLUMNS
-    try:
-        rank, score = int(fields[3]), float(fields[4])
-    except ValueError:
-        return "rank or score is not a number"
-    if not math.isfinite(score):
-        return "score is not finite"
-    if abs(rank) >= LARGEST:
-        return "rank is too large"
-    return fields[0], fields[2], rank, score
-
-
-def run_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject]:
-    """(qid, pid, rank, score) of every line, in the order of the file."""
-    return parse_lines(path, parse_run_line)
 
 
 def run_tag(system: str) -> str:
@@ -48,30 +28,48 @@ def run_tag(system: str) -> str:
 
 
 def read_run(path: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """(qid, [(pid, score)]) query by query, scores descending, ties by pid ascending.
+    """(qid, [(pid, score)]) query by query, scores descending, ties by pid ascending; see
+    `read_rankings`."""
+    return ((qid, ranking) for qid, ranking, _ in read_rankings(path))
 
-    Holds one query at a time. The rank column is not used, as in trec_eval. Raises KdscaleError
-    for a malformed line, for a passage ranked twice, and for a query whose lines do not stand
-    together.
+
+def read_rankings(path: Path) -> Iterator[tuple[str, list[tuple[str, float]], bool]]:
+    """(qid, [(pid, score)], whether the file ranks them) query by query, best first, ties by pid
+    ascending.
+
+    What ranks them is said by `query_scores`: as in trec_eval not the rank where scores differ.
+    Where the file has no scores, they follow from the ranks, or are 0 for what nothing ranks. Holds
+    one query at a time. Raises KdscaleError for a malformed line, for a passage ranked twice, and
+    for a query whose lines do not stand together.
     """
     done: set[str] = set()
     current: str | None = None
-    ranking: dict[str, float] = {}
-    for qid, pid, _, score in accepted(run_lines(path)):
+    rows: dict[str, tuple[float, float]] = {}
+    for qid, pid, rank, score in accepted(run_lines(path)):
         if qid != current:
             if current is not None:
-                yield current, ranked(ranking.items())
+                yield current, *_ranking(rows)
                 done.add(current)
             if qid in done:
                 raise KdscaleError(
                     f"{path}: the lines of query {qid} do not stand together; sort the file by qid"
                 )
-            current, ranking = qid, {}
-        if pid in ranking:
+            current, rows = qid, {}
+        if pid in rows:
             raise KdscaleError(f"{path}: query {qid} ranks {pid} twice; remove one of the lines")
-        ranking[pid] = score
+        rows[pid] = as_numbers(rank, score)
     if current is not None:
-        yield current, ranked(ranking.items())
+        yield current, *_ranking(rows)
+
+
+def _ranking(rows: dict[str, tuple[float, float]]) -> tuple[list[tuple[str, float]], bool]:
+    ranks, scores = np.array(list(rows.values())).T
+    found = query_scores(ranks, scores, len(rows))
+    order = np.zeros(len(rows)) if found is None else found
+    by_order = ranked(zip(rows, order.tolist(), strict=True))
+    if np.isnan(scores).any():
+        return by_order, found is not None
+    return [(pid, rows[pid][1]) for pid, _ in by_order], found is not None
 
 
 def write_run(

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from kdscale.data.bm25 import words_of
 from kdscale.data.dataset import Dataset
 from kdscale.data.schema import QUERY_FEATURES, QUERY_TYPES
+from kdscale.data.words import words_of
 from kdscale.evaluation.collection import Collection
 from kdscale.evaluation.significance import EQUAL, compare, holm
 from kdscale.progress import Task

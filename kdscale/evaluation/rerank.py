@@ -1,4 +1,4 @@
-"""Rerank a TREC run with a ranker: what `kdscale rank` does."""
+"""Rerank a run with a ranker: what `kdscale rank` does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from kdscale.data.lines import read_lines
 from kdscale.data.readers.base import Reject
-from kdscale.data.runs import parse_run_line, read_run, write_run
+from kdscale.data.runfiles import run_lines
+from kdscale.data.runs import read_rankings, write_run
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.texts import Texts, read_passages, read_queries
@@ -80,7 +81,7 @@ def rerank(
 
 def _check(run: Path, output: Path, depth: int | None, batch_tokens: int | None) -> None:
     if not run.is_file():
-        raise KdscaleError(f"run: no file {run}; give a TREC run (qid Q0 pid rank score tag)")
+        raise KdscaleError(f"run: no file {run}; give a run (qid Q0 pid rank score tag)")
     if any(count is not None and count < 1 for count in (depth, batch_tokens)):
         raise KdscaleError("depth and batch tokens must be at least 1")
     if output.is_dir() or not output.absolute().parent.is_dir():
@@ -103,13 +104,19 @@ def _load(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
 
 
 def _groups(run: Path, depth: int | None) -> Iterator[tuple[str, list[str]]]:
-    for qid, ranking in read_run(run):
+    for qid, ranking, is_ranked in read_rankings(run):
+        if depth is not None and len(ranking) > depth and not is_ranked:
+            raise KdscaleError(
+                f"{run}: nothing in it ranks the {len(ranking)} passages of query {qid}, so that "
+                f"the first {depth} could be taken; leave --depth out, or give a run with scores"
+            )
         yield qid, [pid for pid, _ in ranking[:depth]]
 
 
 def _wanted(run: Path, depth: int | None, reporter: Reporter) -> tuple[set[str], set[str], int]:
     """The ids of the run's queries and passages, and its number of pairs."""
     qids, pids, pairs = set(), set(), 0
+    reporter.info(f"  {run}: read as {run_lines(run).columns}")
     with reporter.task("reading the run") as task:
         for qid, of_query in _groups(run, depth):
             qids.add(qid)
@@ -117,7 +124,7 @@ def _wanted(run: Path, depth: int | None, reporter: Reporter) -> tuple[set[str],
             pairs += len(of_query)
             task.advance(len(of_query))
     if not pairs:
-        raise KdscaleError(f"run: {run} has no lines; give a TREC run (qid Q0 pid rank score tag)")
+        raise KdscaleError(f"run: {run} has no lines; give a run (qid Q0 pid rank score tag)")
     return qids, pids, pairs
 
 
@@ -162,8 +169,9 @@ def _check_complete(
     missing = wanted - ids.keys()
     if not missing:
         return
+    parse = run_lines(run).form.parse
     for number, line in read_lines(run):
-        identifier = parse_run_line(line)[column]
+        identifier = parse(line)[column]
         if identifier in missing:
             raise KdscaleError(
                 f"{run}, line {number}: {what} {identifier!r} is not in {source} "

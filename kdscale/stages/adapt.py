@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from kdscale.data.pairs import PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
 from kdscale.data.raymap import BLOCK_ROWS
-from kdscale.data.runs import qrels_lines, run_lines
+from kdscale.data.runfiles import run_lines
+from kdscale.data.runs import qrels_lines
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.acceptance import NEW, OLD, KeptError, decide, measure_ranker
 from kdscale.evaluation.texts import read_queries
-from kdscale.stages import distill_ranker
+from kdscale.stages import distill_ranker, first_stage
 from kdscale.stages.context import StageContext
 
 LEAST = 10  # queries of each part: fewer show nothing
@@ -61,14 +63,26 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         known, judgments = _read(ctx, log, pids)
         texts = _new_queries(ctx, old, known, judgments)
         parts = _divide(texts, params["holdout"], ctx.config.seed)
-        found = _candidates(ctx, log, texts, known, old, pids, Path(folder))
+        own = first_stage.own_of(prepare, texts, judgments, pids, lambda: old.passages(BLOCK_ROWS))
+        found = _candidates(ctx, log, texts, known, old, pids, own, Path(folder))
+        facts = {
+            "from": "file" if params["candidates"] else first_stage.BM25,
+            "without": len(texts) - len(pc.unique(found["qid"])),
+            "query_as_passage": len(own),
+        }
+        first_stage.tell(ctx.reporter, "new", len(texts), facts)
         sampler = PairSampler(
             pids, ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
             prepare.min_grade, prepare.easy_negatives,
         )  # fmt: skip
         by_query, depth = candidates_by_query(found), _train_depth(ctx)
         fresh = pair_table(
-            (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth]))
+            (
+                qid,
+                sampler.sample(
+                    qid, judgments[qid], by_query.get(qid, [])[:depth], never={qid} & own
+                ),
+            )
             for qid in parts[TRAIN]
         )
     trained = old.queries(TRAIN)["qid"].to_pylist()
@@ -98,6 +112,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         "passages": len(named),
         "queries": {s: {"kept": t[0].num_rows} for s, t in tables.items()},
         "pairs": pairs.num_rows,
+        "candidates": facts,
         "new": len(parts[TRAIN]),
         "replayed": len(replayed),
         "lines": log.counts(),
@@ -171,25 +186,33 @@ def _candidates(
     known: dict[str, str],
     old: Dataset,
     pids: PassageIds,
+    own: set[str],
     scratch: Path,
 ) -> pa.Table:
-    """CANDIDATES of the new queries: the user's, else BM25's over the whole collection.
+    """CANDIDATES of the new queries: the user's, else BM25's over the whole collection, which also
+    ranks the user's where nothing else does.
 
-    known: all queries that were read.
+    known: all queries that were read; own: those that are no candidates of themselves.
     """
     prepare, path = ctx.config.prepare, ctx.params["candidates"]
     depth = max(_train_depth(ctx), ctx.config.evaluate.depth)
+    rows = None
     if path is not None:
-        found = source_candidates(
-            run_lines(path), "candidates", log, known, list(texts), pids, depth
-        )
+        items = run_lines(path)
+        ctx.reporter.info(f"  candidates read as: {items.columns}")
+        rows = source_candidates(items, "candidates", log, known, list(texts), pids, own)
         log.check("candidates", ctx.workspace)
-        return found
+        if not rows.unranked():
+            return rows.table(depth)
     index = Bm25(texts.values(), prepare.bm25_k1, prepare.bm25_b, scratch, InProcess())
     with ctx.reporter.task("BM25 index", len(pids)) as task:
         index.index(old.passages(BLOCK_ROWS), task)
     with ctx.reporter.task("BM25 candidates") as task:
-        return index.search(list(texts), list(texts.values()), depth, task)
+        if rows is None:
+            return first_stage.search(index, texts, depth, own, task)
+        unranked = [texts[qid] for qid in rows.unranked()]
+        ctx.reporter.info(f"  nothing ranks the candidates of {len(unranked)} queries: BM25 does")
+        return rows.ranked(partial(index.score, unranked, task=task)).table(depth)
 
 
 def _train_depth(ctx: StageContext) -> int:

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdscale.config import Prepare
-from kdscale.data.bm25 import Bm25
 from kdscale.data.calls import OnRay
-from kdscale.data.candidates import candidates_by_query, source_candidates
+from kdscale.data.candidates import candidates_by_query
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS
 from kdscale.data.ingest import ingest_negatives, ingest_passages, parse_in_parallel
 from kdscale.data.pairs import PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import TRAIN
-from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import ParallelReader, Reader
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
-from kdscale.data.shards import read_batches, stream_shards, write_shards, write_table
-from kdscale.data.splits import QuerySet, Split, read_query_sets
+from kdscale.data.shards import stream_shards, write_shards, write_table
+from kdscale.data.splits import Split, read_query_sets
 from kdscale.errors import KdscaleError
 from kdscale.runtime import ray_session
+from kdscale.stages import first_stage
 from kdscale.stages.context import StageContext
 
 
@@ -63,12 +61,14 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 ctx.out / "queries" / f"{split.name}.parquet", split.queries_table(), QUERIES
             )
             write_table(ctx.out / "qrels" / f"{split.name}.parquet", split.qrels_table(), QRELS)
-        pairs = PAIRS.empty_table()
-        for split, found, known in _candidates(ctx, ray, reader, log, sets, pids, scratch):
-            write_table(ctx.out / "candidates" / f"{split.name}.parquet", found, CANDIDATES)
+        pairs, candidates = PAIRS.empty_table(), {}
+        for found in first_stage.candidates(ctx, OnRay(ray), reader, log, sets, pids, scratch):
+            split = found.split
+            candidates[split.name] = found.facts
+            write_table(ctx.out / "candidates" / f"{split.name}.parquet", found.table, CANDIDATES)
             if split.name == TRAIN:
-                given = _given_negatives(ctx, reader, log, split, known, pids)
-                pairs = _pairs(prepare, ctx.config.seed, split, found, pids, given)
+                given = _given_negatives(ctx, reader, log, split, found.known, pids)
+                pairs = _pairs(prepare, ctx.config.seed, found, pids, given)
         write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
         lines, passages = log.counts(), len(pids)
     stats = {
@@ -77,6 +77,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "passages_cut": cut,
         "queries_cut": sum(query_set.texts_cut for query_set in sets),
         "queries": {split.name: split.counts for split in splits},
+        "candidates": candidates,
         "pairs": pairs.num_rows,
         "lines": lines,
     }
@@ -105,52 +106,6 @@ def _write_passages(
     return cut
 
 
-def _candidates(
-    ctx: StageContext,
-    ray: Any,
-    reader: Reader,
-    log: RejectLog,
-    sets: list[QuerySet],
-    pids: PassageIds,
-    scratch: Path,
-) -> Iterator[tuple[Split, pa.Table, dict[str, str]]]:
-    """(split, its CANDIDATES, every query of its set): the source's own, else BM25's."""
-    prepare = ctx.config.prepare
-    own = {s.name: reader.candidates(s.name) for s in sets}
-    searched = [s for of in sets if own[of.name] is None for s in of.splits]
-    index = _index(ctx, ray, searched, len(pids), scratch) if searched else None
-    for query_set in sets:
-        depths = {
-            s.name: prepare.depth.get(s.name, prepare.default_depth) for s in query_set.splits
-        }
-        items = own[query_set.name]
-        if items is not None:
-            kind = f"candidates/{query_set.name}"
-            wanted = [qid for split in query_set.splits for qid in split.texts]
-            known, deepest = query_set.known, max(depths.values())
-            found = source_candidates(items, kind, log, known, wanted, pids, deepest)
-            log.check(kind, ctx.workspace)
-        for split in query_set.splits:
-            depth = depths[split.name]
-            if items is not None:
-                mine = pc.is_in(found["qid"], value_set=pa.array(split.texts, pa.string()))
-                table = found.filter(pc.and_(mine, pc.less_equal(found["rank"], depth)))
-            else:
-                with ctx.reporter.task(f"BM25 candidates of {split.name}") as task:
-                    table = index.search(list(split.texts), list(split.texts.values()), depth, task)
-            yield split, table, query_set.known
-
-
-def _index(ctx: StageContext, ray: Any, splits: list[Split], passages: int, scratch: Path) -> Bm25:
-    prepare = ctx.config.prepare
-    texts = chain.from_iterable(split.texts.values() for split in splits)
-    index = Bm25(texts, prepare.bm25_k1, prepare.bm25_b, scratch, OnRay(ray))
-    with ctx.reporter.task("BM25 index", passages) as task:
-        written = read_batches(ctx.out / "passages", PASSAGES, BLOCK_ROWS)
-        index.index(written, task)
-    return index
-
-
 def _given_negatives(
     ctx: StageContext,
     reader: Reader,
@@ -173,8 +128,7 @@ def _given_negatives(
 def _pairs(
     prepare: Prepare,
     seed: int,
-    split: Split,
-    candidates: pa.Table,
+    first: first_stage.Found,
     pids: PassageIds,
     given: dict[str, list[str]],
 ) -> pa.Table:
@@ -187,10 +141,19 @@ def _pairs(
         prepare.min_grade,
         prepare.easy_negatives,
     )
-    found = candidates_by_query(candidates)
+    found, judgments = candidates_by_query(first.table), first.split.judgments
     return pair_table(
-        (qid, sampler.sample(qid, split.judgments[qid], found.get(qid, ()), given.get(qid, ())))
-        for qid in split.texts
+        (
+            qid,
+            sampler.sample(
+                qid,
+                judgments[qid],
+                found.get(qid, ()),
+                given.get(qid, ()),
+                never={qid} & first.own,
+            ),
+        )
+        for qid in first.split.texts
     )
 
 

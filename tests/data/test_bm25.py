@@ -3,9 +3,10 @@ import pyarrow as pa
 import pytest
 
 from kdscale.data import bm25
-from kdscale.data.bm25 import Bm25, import_bm25s, words_of
+from kdscale.data.bm25 import Bm25
 from kdscale.data.calls import InProcess, OnRay
 from kdscale.data.schema import CANDIDATES, PASSAGES
+from kdscale.data.words import words_of
 
 K1, B = 1.2, 0.75
 
@@ -59,9 +60,11 @@ def zipf_texts(rng, count, words):
 
 def whole_index(passages, queries, depth):
     """What bm25s scores over the whole collection, best first."""
-    library = import_bm25s()
+    library = pytest.importorskip("bm25s")
     index = library.BM25(k1=K1, b=B, method="lucene", backend="numpy")
-    words = library.tokenize(list(passages.values()), stopwords="english", show_progress=False)
+    words = library.tokenize(
+        list(passages.values()), stopwords="english", token_pattern=r"\w+", show_progress=False
+    )
     index.index(words, show_progress=False)
     found = []
     for qid, query in zip(queries, words_of(queries.values()), strict=True):
@@ -107,6 +110,70 @@ def test_rays_workers_find_the_same(ray_cluster, tmp_path, monkeypatch, collecti
     passages, queries = collection
     table = search(tmp_path, passages, queries, 20, OnRay(ray), tables=30)
     assert [tuple(r.values()) for r in table.to_pylist()] == whole_index(passages, queries, 20)
+
+
+def scores_of_pairs(folder, passages, queries, calls, tables=30):
+    """Of 40 passages of each query, drawn at random: [pairs] scores, and what `search` gives."""
+    table = pa.table([list(passages), list(passages.values())], schema=PASSAGES)
+    size = -(-table.num_rows // tables)
+    index = Bm25(queries.values(), K1, B, folder, calls)
+    index.index(table.slice(start, size) for start in range(0, table.num_rows, size))
+    found = index.search(list(queries), list(queries.values()), len(passages)).to_pylist()
+    known = {(row["qid"], row["pid"]): row["score"] for row in found}
+    rng, numbers = np.random.default_rng(1), {}
+    query, passage, expected = [], [], []
+    for place, qid in enumerate(queries):
+        for pid in rng.permutation(list(passages))[: 40 * (place % 7 > 0)]:
+            query.append(place)
+            passage.append(numbers.setdefault(str(pid), len(numbers)))
+            expected.append(known.get((qid, str(pid)), 0.0))
+    columns = np.array(query), np.array(passage)
+    return index.score(list(queries.values()), numbers, *columns).tolist(), expected
+
+
+@pytest.mark.parametrize("part", [64, 300, 1000])
+def test_given_pairs_have_the_scores_of_a_search(tmp_path, monkeypatch, collection, part):
+    """To the last bit; 0 where the passage has no word of the query."""
+    monkeypatch.setattr(bm25, "PART_ROWS", part)
+    monkeypatch.setattr(bm25, "MIN_CHUNK", 5)
+    scores, expected = scores_of_pairs(tmp_path, *collection, InProcess())
+    assert scores == expected and 0 < expected.count(0.0) < len(expected) - 1000
+
+
+def test_rays_workers_score_the_same(ray_cluster, tmp_path, monkeypatch, collection):
+    import ray
+
+    monkeypatch.setattr(bm25, "PART_ROWS", 50)  # 14 parts
+    scores, expected = scores_of_pairs(tmp_path, *collection, OnRay(ray))
+    assert scores == expected
+
+
+def test_no_pair_has_no_score(tmp_path):
+    index = Bm25(["cat"], K1, B, tmp_path, InProcess())
+    index.index([pa.table([["p1"], ["cat"]], schema=PASSAGES)])
+    empty = np.empty(0, np.int64)
+    assert index.score([], {}, empty, empty).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("hepatitis C", ["c", "b"]),
+        ("检索猫", ["zh"]),
+        ("ปวดหัว", ["th"]),
+        ("हिन्दी", ["hi"]),
+    ],
+)
+def test_what_a_word_is_finds_passages(tmp_path, query, found):
+    passages = {
+        "b": "Hepatitis B is caused by a virus",
+        "c": "Hepatitis C is caused by another",
+        "zh": "全文检索引擎",
+        "th": "อาการปวดหัวข้างเดียว",
+        "hi": "यह हिन्दी है",
+        "hi2": "यह हद है",
+    }
+    assert search(tmp_path, passages, [query], 5)["pid"].to_pylist() == found
 
 
 @pytest.mark.parametrize("passages", [{}, {"p1": "", "p2": "the"}])

@@ -7,10 +7,10 @@ PIDS = [f"p{i:03d}" for i in range(400)]
 CANDIDATES = PIDS[10:40]
 
 
-def sample(qid="q", judgments=None, candidates=CANDIDATES, given=(), seed=5, **options):
+def sample(qid="q", judgments=None, candidates=CANDIDATES, given=(), never=(), seed=5, **options):
     options = {"negatives": 7, **options}
     return PairSampler(PIDS, seed, **options).sample(
-        qid, {"p012": 1} if judgments is None else judgments, candidates, given
+        qid, {"p012": 1} if judgments is None else judgments, candidates, given, never
     )
 
 
@@ -43,6 +43,18 @@ def test_every_relevant_passage_is_kept_out_of_the_negatives():
     assert [pid for pid, grade, _ in rows if grade] == CANDIDATES[:2]
     # exactly the five candidates that are not relevant, the one judged 0 among them
     assert {pid for pid, grade, _ in rows if not grade} == set(CANDIDATES[25:])
+
+
+def test_what_is_never_a_negative_is_drawn_in_no_way():
+    """Neither from the source's own, nor from candidates, nor at random."""
+    never = {*PIDS[:10], CANDIDATES[5], *PIDS[300:]}
+    for qid in "abcdefgh":
+        rows = sample(
+            qid, candidates=CANDIDATES[:7], given=[PIDS[0], PIDS[50]], never=never, easy=200
+        )
+        negatives = {pid for pid, grade, _ in rows if not grade}
+        assert PIDS[50] in negatives and not never & negatives
+        assert len(negatives) == 207
 
 
 def test_best_grade_first_and_min_grade():

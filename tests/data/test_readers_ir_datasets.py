@@ -55,9 +55,9 @@ def test_a_dataset_id_a_split():
     assert list(reader.qrels("dev")) == [("20", "2", 3), ("20", "0", 0)]
     assert reader.candidates("train") is None
     assert list(reader.candidates("dev")) == [
-        ("20", "2", 1, 9.5),
-        ("20", "3", 2, 4.25),
-        ("21", "3", 1, 7.0),
+        ("20", "2", None, 9.5),  # the place of an entry is no rank
+        ("20", "3", None, 4.25),
+        ("21", "3", None, 7.0),
     ]
     assert list(reader.negatives()) == [("10", "1"), ("10", "2"), ("11", "3")]
     assert reader.fingerprint() == {"ids": ids, "ir_datasets": ir_datasets.__version__}

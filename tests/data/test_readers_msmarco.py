@@ -45,9 +45,19 @@ def test_given_train_qrels_win_over_the_triples(folder):
     assert list(reader.qrels("train")) == [("10", "3", 1)]
 
 
-def test_a_top1000_file_ranks_by_the_order_of_its_lines(folder):
+def test_a_top1000_file_is_a_set_without_an_order(folder):
+    """MS MARCO publishes its lines in random order."""
     found = list(open_reader(source(folder)).candidates("dev"))
-    assert found == [("20", "3", 1, 1.0), ("21", "3", 1, 1.0), ("20", "2", 2, 0.5)]
+    assert found == [("20", "3", None, None), ("21", "3", None, None), ("20", "2", None, None)]
+
+
+def test_a_run_of_colbert_and_a_submission_are_rankings(folder):
+    path = folder / "ranking.tsv"
+    path.write_text("20\t3\t1\t21.5\n20\t2\t2\t20.25\n")
+    reader = open_reader(source(folder, candidates={"dev": str(path)}))
+    assert list(reader.candidates("dev")) == [("20", "3", 1, 21.5), ("20", "2", 2, 20.25)]
+    path.write_text("20\t3\t1\n20\t2\t2\n")
+    assert list(reader.candidates("dev")) == [("20", "3", 1, None), ("20", "2", 2, None)]
 
 
 def test_a_trec_run_and_graded_trec_qrels(folder):
@@ -87,7 +97,7 @@ def test_malformed_lines_are_refused(folder):
     ]
     assert rejects(reader.queries("dev")) == [("queries.dev.tsv", 3, "empty id")]
     assert rejects(reader.candidates("dev")) == [
-        ("top1000.dev.tsv", 4, "neither top1000 (four columns) nor a TREC run (six columns)"),
+        ("top1000.dev.tsv", 4, "not 4 columns (qid pid query passage, parted by tabs)"),
         ("top1000.dev.tsv", 5, "empty id"),
     ]
     assert rejects(reader.negatives()) == [("triples.train.tsv", 4, three)]

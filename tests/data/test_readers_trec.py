@@ -46,7 +46,7 @@ def test_judgments_and_a_run_as_candidates():
     reader = open_reader(source(TREC))
     assert reader.splits() == ["all"]
     assert list(reader.qrels("all"))[1:] == [("1", "T-6", 2), ("2", "T-2", 1), ("2", "T-3", -1)]
-    assert next(reader.candidates("all")) == ("1", "T-6", 1, 3.5)
+    assert next(iter(reader.candidates("all"))) == ("1", "T-6", 1, 3.5)
     assert reader.negatives() is None
     assert open_reader(source(TREC, runs={})).candidates("all") is None
 

@@ -4,12 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reader_files import FILES, accepted, rejects
 
+from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import (
     QRELS_COLUMNS,
     qrels_lines,
     read_qrels,
+    read_rankings,
     read_run,
-    run_lines,
     write_run,
 )
 from kdscale.errors import KdscaleError
@@ -31,6 +32,24 @@ def test_a_run_is_read_query_by_query_by_score_then_pid(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("lines", "ranking", "is_ranked"),
+    [
+        ("q b 1 0.5|q a 2 0.7", [("a", 0.7), ("b", 0.5)], True),
+        ("q b 2|q a 1", [("a", 1.0), ("b", 0.5)], True),
+        ("q b 0.5|q a 0.7", [("a", 0.7), ("b", 0.5)], True),
+        ("q Q0 b 1 3 t|q Q0 a 2 3 t", [("b", 3.0), ("a", 3.0)], True),  # ranks tell, scores do not
+        ("q Q0 b 0 3 t|q Q0 a 0 3 t", [("a", 3.0), ("b", 3.0)], False),
+        ("q b|q a", [("a", 0.0), ("b", 0.0)], False),
+        ("q\tb\tfoo\tbar|q\ta\tfoo\tbar", [("a", 0.0), ("b", 0.0)], False),
+    ],
+)
+def test_runs_are_read_whatever_their_format(tmp_path, lines, ranking, is_ranked):
+    path = write(tmp_path / "r", lines.replace("|", "\n"))
+    assert list(read_rankings(path)) == [("q", ranking, is_ranked)]
+    assert list(read_run(path)) == [("q", ranking)]
+
+
 def test_reading_a_run_does_not_wait_for_its_end(tmp_path):
     path = write(tmp_path / "r", "q1 Q0 a 1 1 t\nq2 Q0 a 1 1 t\nthis is not a run\n")
     run = read_run(path)
@@ -42,7 +61,7 @@ def test_reading_a_run_does_not_wait_for_its_end(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q1 Q0 b 2 0.5", r"r, line 2: not six columns"),
+        ("q1 Q0 b 2 0.5", r"r, line 2: not 6 columns"),
         ("q1 Q0 b two 0.5 t", r"r, line 2: rank or score is not a number"),
         ("q1 Q0 b 2 high t", r"r, line 2: rank or score is not a number"),
         ("q1 Q0 b 2 nan t", r"r, line 2: score is not finite"),

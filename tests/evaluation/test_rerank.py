@@ -96,6 +96,37 @@ def test_depth_keeps_the_best_of_the_run(files):
         assert {pid for pid, _ in ranking} == set(files.ranked[qid][:2])
 
 
+@pytest.mark.parametrize(
+    ("line", "columns"),
+    [
+        ("{qid}\t{pid}\t{rank}\t-{rank}", "qid pid rank score"),
+        ("{qid}\t{pid}\t{rank}", "qid pid rank"),
+    ],
+)
+def test_runs_of_other_tools_are_read_and_what_they_are_is_said(files, line, columns):
+    files.rerank(depth=2)
+    expected = files.output.read_bytes()
+    lines = [
+        line.format(qid=qid, pid=pid, rank=rank)
+        for qid, pids in files.ranked.items()
+        for rank, pid in enumerate(pids, 1)
+    ]
+    files.write_run(lines)
+    files.rerank(depth=2)
+    assert files.output.read_bytes() == expected
+    assert f"read as {columns}" in files.shown.getvalue()
+
+
+def test_a_set_of_candidates_is_reranked_whole_and_never_cut(files):
+    files.rerank()
+    expected = files.output.read_bytes()
+    files.write_run([f"{qid}\t{pid}" for qid, pids in files.ranked.items() for pid in pids])
+    files.rerank()
+    assert files.output.read_bytes() == expected
+    with pytest.raises(KdscaleError, match=r"nothing in it ranks the 6 .*; leave --depth out"):
+        files.rerank(depth=2)
+
+
 def test_passages_beyond_the_depth_need_no_text(files):
     needed = {pid for pids in files.ranked.values() for pid in pids[:2]}
     files.write("passages.tsv", {p: t for p, t in files.passages.items() if p in needed})
@@ -121,7 +152,7 @@ def test_an_unknown_query_is_named_with_its_line(files):
 
 def test_a_malformed_line_of_the_run(files):
     files.write_run([*files.run.read_text().splitlines()[:3], "q0 p1 7"])
-    with pytest.raises(KdscaleError, match=r"bm25.trec, line 4: not six columns"):
+    with pytest.raises(KdscaleError, match=r"bm25.trec, line 4: not 6 columns"):
         files.rerank()
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -224,6 +225,33 @@ def test_the_negatives_of_triples_are_used_first(ray_cluster, encoder, beir, tmp
     assert len(pairs) == 90 * 5
     assert all(row["pid"] == "p159" for row in pairs[1::5])
     assert all(row["grade"] == 1 and row["pid"] == "p" + row["qid"][1:] for row in pairs[::5])
+
+
+def test_a_query_that_is_a_passage_is_no_negative_of_itself(ray_cluster, encoder, beir, tmp_path):
+    """Each query also a passage under its id, as in Quora; the source names it as a negative."""
+    files = msmarco(beir, tmp_path / "files")
+    queries = (files / "queries.tsv").read_text()
+    with (files / "corpus.tsv").open("a") as corpus:
+        corpus.write(queries)
+    (files / "triples.tsv").write_text(
+        "".join(f"{q}\tp{q[1:]}\t{q}\n" for q in re.findall(r"^(\S+)\t", queries, re.M))
+    )
+    source = MsMarcoSource(
+        collection=str(files / "corpus.tsv"),
+        queries={"train": str(files / "queries.tsv")},
+        triples=str(files / "triples.tsv"),
+    )
+    for what, own in (("drop", 0), ("keep", 90)):
+        config = small_config(
+            encoder, source, easy_negatives=2, query_as_passage=what, depth={"train": 10}
+        )
+        facts = run_stage(prepare.run, config, tmp_path / what)
+        assert facts["candidates"]["train"]["query_as_passage"] == 90 - own
+        dataset = Dataset(tmp_path / what)
+        pairs, found = dataset.pairs().to_pylist(), dataset.candidates("train").to_pylist()
+        assert len(pairs) == 90 * 7 and len(found) == 900
+        assert sum(row["qid"] == row["pid"] for row in pairs) == own
+        assert sum(row["qid"] == row["pid"] and row["rank"] == 1 for row in found) == own
 
 
 def test_tokens_are_those_of_the_tokenizer(prepared):

@@ -26,6 +26,15 @@ class Reject:
         return cls(str(file), line, reason, text[:SHOWN_CHARS])
 
 
+class Candidates(Protocol):
+    """(qid, pid, rank, score) in any order, a higher score is better; rank and score are None where
+    the source has none. columns: in which format they are, for the user."""
+
+    columns: str
+
+    def __iter__(self) -> Iterator[tuple[str, str, int | None, float | None] | Reject]: ...
+
+
 class Reader(Protocol):
     """One source. Every method streams: no method holds the collection in memory.
 
@@ -50,8 +59,8 @@ class Reader(Protocol):
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
         """(qid, pid, grade)."""
 
-    def candidates(self, split: str) -> Iterator[tuple[str, str, int, float] | Reject] | None:
-        """(qid, pid, rank, score), a higher score is better; None where the source has none."""
+    def candidates(self, split: str) -> Candidates | None:
+        """None where the source has none."""
 
     def negatives(self) -> Iterator[tuple[str, str] | Reject] | None:
         """(qid, pid that is not relevant) for "train"; None where the source has none."""

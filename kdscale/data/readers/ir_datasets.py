@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kdscale.config import IrDatasetsSource
@@ -53,19 +53,14 @@ class IrDatasetsReader:
         for qrel in self._items(split, "qrels"):
             yield qrel.query_id, qrel.doc_id, int(qrel.relevance)
 
-    def candidates(self, split: str) -> Iterator[tuple[str, str, int, float] | Reject] | None:
-        return self._scored(split) if self._sets[split].has_scoreddocs() else None
+    def candidates(self, split: str) -> ScoredDocs | None:
+        if not self._sets[split].has_scoreddocs():
+            return None
+        return ScoredDocs(lambda: self._items(split, "scoreddocs"))
 
     def negatives(self) -> Iterator[tuple[str, str] | Reject] | None:
         has_pairs = TRAIN in self._sets and self._sets[TRAIN].has_docpairs()
         return self._negatives() if has_pairs else None
-
-    def _scored(self, split: str) -> Iterator[tuple[str, str, int, float]]:
-        """The rank is the place among the query's entries: it counts where scores tie."""
-        ranks: Counter[str] = Counter()
-        for item in self._items(split, "scoreddocs"):
-            ranks[item.query_id] += 1
-            yield item.query_id, item.doc_id, ranks[item.query_id], float(item.score)
 
     def _negatives(self) -> Iterator[tuple[str, str]]:
         for pair in self._items(TRAIN, "docpairs"):
@@ -90,6 +85,18 @@ class IrDatasetsReader:
                 f"{self._ids[split]} ({reason}); check the network, the disk and whether the "
                 "dataset asks for files of your own"
             ) from error
+
+
+@dataclass
+class ScoredDocs:
+    """(qid, pid, None, score): the place of an entry is no rank, MS MARCO's come by id."""
+
+    items: Callable[[], Iterator[Any]]
+    columns = "qid pid score"
+
+    def __iter__(self) -> Iterator[tuple[str, str, None, float]]:
+        for item in self.items():
+            yield item.query_id, item.doc_id, None, float(item.score)
 
 
 def _load(split: str, name: str) -> Any:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from kdscale.config import MsMarcoSource
-from kdscale.data.lines import EMPTY_ID, parse_lines, read_tsv_texts
+from kdscale.data.lines import parse_lines, read_tsv_texts
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_file, check_files, check_splits, digests
-from kdscale.data.runs import RUN_COLUMNS, parse_run_line, qrels_lines
+from kdscale.data.runfiles import RunLines, run_lines
+from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError
 from kdscale.store.artifact import sha256_file
 
 TRAIN = "train"
-CANDIDATE_COLUMNS = "neither top1000 (four columns) nor a TREC run (six columns)"
 
 
 class MsMarcoReader:
@@ -63,9 +61,9 @@ class MsMarcoReader:
             return qrels_lines(self._qrels[split])
         return self._qrels_of_triples()
 
-    def candidates(self, split: str) -> Iterator[tuple[str, str, int, float] | Reject] | None:
+    def candidates(self, split: str) -> RunLines | None:
         path = self._candidates.get(split)
-        return candidate_lines(path) if path else None
+        return run_lines(path) if path else None
 
     def negatives(self) -> Iterator[tuple[str, str] | Reject] | None:
         return self._negatives() if self._triples else None
@@ -82,28 +80,6 @@ class MsMarcoReader:
     def _negatives(self) -> Iterator[tuple[str, str] | Reject]:
         for item in parse_lines(self._triples, _triple):
             yield item if isinstance(item, Reject) else (item[0], item[2])
-
-
-def candidate_lines(path: Path) -> Iterator[tuple[str, str, int, float] | Reject]:
-    """Lines of a top1000 file (qid, pid, query, passage) or of a TREC run.
-
-    A top1000 file has neither rank nor score: the order of a query's lines is its ranking, and
-    the score is 1 / rank.
-    """
-    ranks: Counter[str] = Counter()
-
-    def parse(line: str) -> tuple[str, str, int, float] | str:
-        fields = line.split("\t")
-        if len(fields) != 4:  # a passage holds no tab, and a run has six columns
-            found = parse_run_line(line)
-            return CANDIDATE_COLUMNS if found == RUN_COLUMNS else found
-        qid, pid = fields[0].strip(), fields[1].strip()
-        if not qid or not pid:
-            return EMPTY_ID
-        ranks[qid] += 1
-        return qid, pid, ranks[qid], 1 / ranks[qid]
-
-    return parse_lines(path, parse)
 
 
 def _triple(line: str) -> tuple[str, str, str] | str:

@@ -12,7 +12,8 @@ from kdscale.data.lines import read_by_first_char, read_json_texts, read_tsv_tex
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_files, check_splits, digests
 from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
-from kdscale.data.runs import qrels_lines, run_lines
+from kdscale.data.runfiles import RunLines, run_lines
+from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
@@ -54,7 +55,7 @@ class TrecReader:
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
         return qrels_lines(self._qrels[split])
 
-    def candidates(self, split: str) -> Iterator[tuple[str, str, int, float] | Reject] | None:
+    def candidates(self, split: str) -> RunLines | None:
         path = self._runs.get(split)
         return run_lines(path) if path else None
 
