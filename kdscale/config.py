@@ -123,7 +123,7 @@ class Prepare:
     max_length: int = 128  # tokens of a query-passage pair, special tokens included
     block_length: int = 128  # tokens of a language-model block
     max_block_tokens: int | None = None  # the language-model data budget; None: all the corpus
-    extra_text: list[str] = field(default_factory=list)  # jsonl[.gz] files with a "text" field
+    extra_text: list[str] = field(default_factory=list)  # jsonl[.gz] files of texts
     shards: int = 8  # Parquet files of a large table
 
 

@@ -20,12 +20,13 @@ from kdscale.data.clean import (
     cut_text,
     fault_of,
 )
-from kdscale.data.lines import NO_TEXT, NOT_UTF8, is_utf8, read_lines
+from kdscale.data.lines import NOT_UTF8, is_utf8, read_lines
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import Judgments
 from kdscale.data.raymap import in_blocks, map_tables
 from kdscale.data.readers.base import ParallelReader
 from kdscale.data.readers.files import check_file
+from kdscale.data.records import NO_TEXT, text_of_line
 from kdscale.data.schema import PASSAGES
 from kdscale.progress import Task
 from kdscale.store import Workspace
@@ -138,15 +139,12 @@ def ingest_negatives(
 def ingest_extra_text(
     paths: list[str], log: RejectLog, max_chars: int, keep: Workspace
 ) -> Iterator[tuple[str]]:
-    """The cleaned "text" of each line of jsonl[.gz] files, for the language model alone."""
+    """The cleaned text of each line of jsonl[.gz] files, for the language model alone."""
     for path in paths:
         for _, (line, raw) in log.accepted(path, read_lines(check_file(path, EXTRA_TEXT))):
-            try:
-                text = json.loads(raw)["text"]
-                fault = None if isinstance(text, str) else NO_TEXT
-            except (ValueError, KeyError, TypeError, RecursionError):
-                fault = NO_TEXT
-            if fault is None:
+            text = text_of_line(raw)
+            fault = NO_TEXT if text is None else None
+            if text is not None:
                 text, _ = cut_text(clean_text(text), max_chars)
                 fault = NOT_UTF8 if not is_utf8(text) else EMPTY_TEXT if not text else None
             if fault:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.config import TrecSource
-from kdscale.data.lines import read_by_first_char, read_json_texts, read_tsv_texts
+from kdscale.data.lines import read_by_first_char, read_tsv_texts
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_files, check_splits, digests
 from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
+from kdscale.data.records import read_json_passages, read_json_queries
 from kdscale.data.runs import qrels_lines, run_lines
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
@@ -42,13 +43,13 @@ class TrecReader:
 
     def passages(self) -> Iterator[tuple[str, str] | Reject]:
         for path in self._documents:
-            yield from read_by_first_char(path, {"{": read_json_texts}, read_sgml_documents)
+            yield from read_by_first_char(path, {"{": read_json_passages}, read_sgml_documents)
 
     def splits(self) -> list[str]:
         return list(self._topics)
 
     def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
-        formats = {"{": read_json_texts, "<": read_sgml_topics}
+        formats = {"{": read_json_queries, "<": read_sgml_topics}
         return read_by_first_char(self._topics[split], formats, read_tsv_texts)
 
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
