@@ -41,7 +41,7 @@ def ingest_passages(
     items: Iterable[Any], log: RejectLog, max_chars: int, pids: PassageIds, task: Task
 ) -> Iterator[pa.Table]:
     """PASSAGES, cleaned, in the order read, and a column "cut": whether a text was cut. The ids
-    are added to `pids`."""
+    are added to `pids`, with the keys of the texts."""
     kind = "passages"
 
     def readable() -> Iterator[tuple[int, str, str]]:
@@ -55,8 +55,9 @@ def ingest_passages(
     blocks = in_blocks(readable(), RAW, text=RAW.names.index("text"))
     for table in map_tables(blocks, clean_table, max_chars=max_chars):
         keep = []
-        for number, pid, text in zip(*(table[n].to_pylist() for n in RAW.names), strict=True):
-            fault = EMPTY_TEXT if not text else DUPLICATE_ID if not pids.add(pid) else None
+        columns = (table[name].to_pylist() for name in (*RAW.names, "key"))
+        for number, pid, text, key in zip(*columns, strict=True):
+            fault = EMPTY_TEXT if not text else DUPLICATE_ID if not pids.add(pid, key) else None
             if fault:
                 log.reject(kind, number, fault, f"{pid} {text}")
             keep.append(fault is None)

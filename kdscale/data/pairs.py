@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 import pyarrow as pa
@@ -52,9 +52,12 @@ class PairSampler:
         judgments: dict[str, int],
         candidates: Sequence[str],
         given: Sequence[str] = (),
+        also_relevant: Set[str] = frozenset(),
     ) -> list[PairRow]:
         """Relevant passages, best grade first, then negatives: the source's own (`given`), then
         candidates (in rank order) drawn without replacement, then random passages; easy ones last.
+
+        also_relevant: passages that are no negatives either (`RelevantByText`)
         """
         relevant = {pid for pid, grade in judgments.items() if grade >= self._min_grade}
         rank = {pid: i for i, pid in enumerate(candidates, 1)}
@@ -62,6 +65,7 @@ class PairSampler:
         positives = positives[: self._max_positives]
         rng = query_rng(self._seed, qid)
 
+        relevant |= also_relevant
         own = dict.fromkeys(pid for pid in given if pid not in relevant)
         chosen = dict.fromkeys(list(own)[: self._negatives])
         pool = [p for p in candidates[self._skip_top :] if p not in relevant and p not in chosen]

@@ -18,11 +18,12 @@ from kdscale.data.candidates import candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
 from kdscale.data.ingest import ingest_judgments, ingest_queries
-from kdscale.data.pairs import PairSampler, pair_table
+from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
 from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.runs import qrels_lines, run_lines
+from kdscale.data.same_text import RelevantByText, text_key
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.errors import KdscaleError
@@ -56,8 +57,8 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         closing(PassageIds(Path(folder))) as pids,
     ):
         for table in old.passages(BLOCK_ROWS):
-            for pid in table["pid"].to_pylist():
-                pids.add(pid)
+            for pid, text in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                pids.add(pid, text_key(text))
         known, judgments = _read(ctx, log, pids)
         texts = _new_queries(ctx, old, known, judgments)
         parts = _divide(texts, params["holdout"], ctx.config.seed)
@@ -67,10 +68,13 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
             prepare.min_grade, prepare.easy_negatives,
         )  # fmt: skip
         by_query, depth = candidates_by_query(found), _train_depth(ctx)
-        fresh = pair_table(
-            (qid, sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth]))
-            for qid in parts[TRAIN]
-        )
+        relevant = RelevantByText(texts, judgments, prepare.min_grade, pids)
+
+        def sampled(qid: str) -> list[PairRow]:
+            candidates = by_query.get(qid, [])[:depth]
+            return sampler.sample(qid, judgments[qid], candidates, (), relevant.of(qid))
+
+        fresh = pair_table((qid, sampled(qid)) for qid in parts[TRAIN])
     trained = old.queries(TRAIN)["qid"].to_pylist()
     trained = choose_queries(trained, params["max_queries"], params["seed"])
     wanted = round(len(parts[TRAIN]) * params["replay"] / (1 - params["replay"]))

@@ -20,12 +20,13 @@ from kdscale.data.candidates import candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS
 from kdscale.data.ingest import ingest_negatives, ingest_passages, parse_in_parallel
-from kdscale.data.pairs import PairSampler, pair_table
+from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import TRAIN
 from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import ParallelReader, Reader
+from kdscale.data.same_text import RelevantByText, count_equal_candidates
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import read_batches, stream_shards, write_shards, write_table
 from kdscale.data.splits import QuerySet, Split, read_query_sets
@@ -63,19 +64,24 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 ctx.out / "queries" / f"{split.name}.parquet", split.queries_table(), QUERIES
             )
             write_table(ctx.out / "qrels" / f"{split.name}.parquet", split.qrels_table(), QRELS)
-        pairs = PAIRS.empty_table()
+        pairs, equal = PAIRS.empty_table(), {}
         for split, found, known in _candidates(ctx, ray, reader, log, sets, pids, scratch):
             write_table(ctx.out / "candidates" / f"{split.name}.parquet", found, CANDIDATES)
+            equal[split.name] = count_equal_candidates(
+                found, split.judgments, prepare.min_grade, pids
+            )
             if split.name == TRAIN:
                 given = _given_negatives(ctx, reader, log, split, known, pids)
                 pairs = _pairs(prepare, ctx.config.seed, split, found, pids, given)
         write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
-        lines, passages = log.counts(), len(pids)
+        lines, passages, texts = log.counts(), len(pids), pids.texts()
     stats = {
         "splits": [split.name for split in splits],
         "passages": passages,
         "passages_cut": cut,
         "queries_cut": sum(query_set.texts_cut for query_set in sets),
+        "passages_repeated": passages - texts,  # with the text of another, one of each not counted
+        "candidates_equal": equal,
         "queries": {split.name: split.counts for split in splits},
         "pairs": pairs.num_rows,
         "lines": lines,
@@ -188,10 +194,13 @@ def _pairs(
         prepare.easy_negatives,
     )
     found = candidates_by_query(candidates)
-    return pair_table(
-        (qid, sampler.sample(qid, split.judgments[qid], found.get(qid, ()), given.get(qid, ())))
-        for qid in split.texts
-    )
+    relevant = RelevantByText(split.texts, split.judgments, prepare.min_grade, pids)
+
+    def sampled(qid: str) -> list[PairRow]:
+        of_query = found.get(qid, ()), given.get(qid, ())
+        return sampler.sample(qid, split.judgments[qid], *of_query, relevant.of(qid))
+
+    return pair_table((qid, sampled(qid)) for qid in split.texts)
 
 
 def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
@@ -203,6 +212,24 @@ def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
     if refused:
         counts = ", ".join(f"{n} of {kind}" for kind, n in refused.items())
         ctx.reporter.warn(f"refused lines: {counts} (rejected.jsonl has each with its reason)")
+    if stats["passages_cut"]:
+        ctx.reporter.info(
+            f"  {stats['passages_cut']} passages were longer than prepare.max_chars and cut there"
+        )
+    if stats["passages_repeated"]:
+        equal = stats["candidates_equal"]
+        in_split = ", ".join(f"{e['repeated']} of {name}" for name, e in equal.items())
+        ctx.reporter.info(
+            f"  {stats['passages_repeated']} passages have the text of another; none of them is a "
+            f"negative where that is relevant; candidates with the text of a better one: {in_split}"
+        )
+    unjudged = {name: e["unjudged"] for name, e in stats["candidates_equal"].items()}
+    if any(unjudged.values()):
+        counts = ", ".join(f"{count} of {name}" for name, count in unjudged.items() if count)
+        ctx.reporter.warn(
+            f"candidates with the text of a relevant passage, but without a judgment: {counts}; "
+            "measures count them as not relevant"
+        )
     for name, counts in stats["queries"].items():
         if counts["dropped"]:
             what = "relevant passage" if name == TRAIN else "judgment"

@@ -7,11 +7,13 @@ PIDS = [f"p{i:03d}" for i in range(400)]
 CANDIDATES = PIDS[10:40]
 
 
-def sample(qid="q", judgments=None, candidates=CANDIDATES, given=(), seed=5, **options):
+def sample(
+    qid="q", judgments=None, candidates=CANDIDATES, given=(), seed=5, also_relevant=(), **options
+):
     options = {"negatives": 7, **options}
-    return PairSampler(PIDS, seed, **options).sample(
-        qid, {"p012": 1} if judgments is None else judgments, candidates, given
-    )
+    judgments = {"p012": 1} if judgments is None else judgments
+    sampler = PairSampler(PIDS, seed, **options)
+    return sampler.sample(qid, judgments, candidates, given, set(also_relevant))
 
 
 def test_one_positive_and_hard_negatives_with_their_ranks():
@@ -88,6 +90,17 @@ def test_easy_negatives_are_never_relevant():
     judgments = {pid: 1 for pid in PIDS[50:]}
     easy = [pid for pid, _, rank in sample(judgments=judgments, easy=5) if rank == EASY]
     assert len(easy) == 5 and not set(easy) & judgments.keys()
+
+
+def test_what_is_relevant_by_its_text_is_no_negative_of_any_kind():
+    also = {*CANDIDATES[:20], *PIDS[40:]} - {"p012"}
+    rows = sample(given=["p300", "p002"], easy=5, also_relevant=also)
+    assert rows[:2] == [("p012", 1, 3), ("p002", 0, 0)]
+    assert len(rows) == 13 and not {pid for pid, grade, _ in rows if not grade} & also
+    # Nor is it a relevant one: nothing judges it.
+    assert [pid for pid, grade, _ in sample(also_relevant=also, max_positives=9) if grade] == [
+        "p012"
+    ]
 
 
 def test_negatives_are_drawn_evenly():
