@@ -118,6 +118,8 @@ class Prepare:
     skip_top: int = 0  # leave out so many top candidates: likely unlabelled positives
     max_positives: int = 1  # relevant passages of a training query that enter the pairs
     min_grade: int = 1  # a qrel of at least this grade is relevant
+    leakage: Literal["keep", "drop"] = "keep"
+    # Training queries with the text of a query of another split: "drop" leaves them out
     max_chars: int = 20_000  # a longer text is cut here, and counted
     max_reject_fraction: float = 0.01  # more malformed lines than this stop the stage
     max_length: int = 128  # tokens of a query-passage pair, special tokens included

@@ -18,6 +18,7 @@ from kdscale.data.candidates import candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
 from kdscale.data.ingest import ingest_judgments, ingest_queries
+from kdscale.data.leakage import describe, leaked
 from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
@@ -62,6 +63,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         known, judgments = _read(ctx, log, pids)
         texts = _new_queries(ctx, old, known, judgments)
         parts = _divide(texts, params["holdout"], ctx.config.seed)
+        leaks = _leaks(ctx, old, texts, parts)
         found = _candidates(ctx, log, texts, known, old, pids, Path(folder))
         sampler = PairSampler(
             pids, ctx.config.seed, prepare.negatives, prepare.skip_top, prepare.max_positives,
@@ -104,6 +106,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         "pairs": pairs.num_rows,
         "new": len(parts[TRAIN]),
         "replayed": len(replayed),
+        "leaked": leaks,
         "lines": log.counts(),
     }
     (ctx.out / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
@@ -166,6 +169,18 @@ def _divide(texts: dict[str, str], holdout: float, seed: int) -> dict[str, list[
                 f"{split}, and {LEAST} are the least; give another share, or more queries"
             )
     return parts
+
+
+def _leaks(
+    ctx: StageContext, old: Dataset, texts: dict[str, str], parts: dict[str, list[str]]
+) -> dict[str, int]:
+    """Split -> how many of the new queries to learn from are, by their text, among its queries."""
+    of = {split: {qid: texts[qid] for qid in qids} for split, qids in parts.items()}
+    of[OLD] = dict(zip(*old.queries(DEV).to_pydict().values(), strict=True))
+    leaks = {split: len(qids) for split, qids in leaked(of.pop(TRAIN), of).items()}
+    if leaks:
+        ctx.reporter.warn(f"{describe(leaks)}; they make the update look better than it is")
+    return leaks
 
 
 def _candidates(

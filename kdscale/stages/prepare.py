@@ -20,6 +20,7 @@ from kdscale.data.candidates import candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS
 from kdscale.data.ingest import ingest_negatives, ingest_passages, parse_in_parallel
+from kdscale.data.leakage import describe
 from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import TRAIN
@@ -33,6 +34,8 @@ from kdscale.data.splits import QuerySet, Split, read_query_sets
 from kdscale.errors import KdscaleError
 from kdscale.runtime import ray_session
 from kdscale.stages.context import StageContext
+
+KEPT_LEAKS = "what is measured there says too much: prepare.leakage: drop leaves them out of train"
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -229,6 +232,15 @@ def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
         ctx.reporter.warn(
             f"candidates with the text of a relevant passage, but without a judgment: {counts}; "
             "measures count them as not relevant"
+        )
+    train = stats["queries"].get(TRAIN, {})
+    if train.get("leaked"):
+        what = "left out (prepare.leakage: drop)" if train["dropped_as_leaked"] else KEPT_LEAKS
+        ctx.reporter.warn(f"{describe(train['leaked'])}; {what}")
+    if train.get("repeated"):
+        ctx.reporter.info(
+            f"  {train['repeated']} training queries ask what an earlier one asks; what is "
+            "relevant to one of them is no negative of the others"
         )
     for name, counts in stats["queries"].items():
         if counts["dropped"]:
