@@ -84,6 +84,8 @@ class TrecSource:
     type: Literal["trec"] = "trec"
     documents: list[str] = field(default_factory=list)
     topics: dict[str, str] = field(default_factory=dict)
+    topic_fields: list[str] = field(default_factory=lambda: ["title"])
+    # of SGML and XML topics: those whose texts together are the query
     qrels: dict[str, str] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +11,8 @@ import pyarrow.dataset as pads
 
 from kdscale.data.lines import EMPTY_ID, Texts, TextsReader, read_by_first_char, read_tsv_texts
 from kdscale.data.readers.base import Reject
-from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
+from kdscale.data.readers.sgml import read_sgml_documents
+from kdscale.data.readers.topics import read_sgml_topics
 from kdscale.data.records import (
     ID_NAMES,
     NO_TEXT,
@@ -36,10 +39,13 @@ def read_passages(path: Path) -> Texts:
     return _read(path, "passages", names, read_json_passages, read_sgml_documents)
 
 
-def read_queries(path: Path) -> Texts:
-    """Parquet, JSON lines, TREC topics, or `id TAB text`; as `read_passages`."""
+def read_queries(path: Path, say: Callable[[str], None] = lambda remark: None) -> Texts:
+    """Parquet, JSON lines, TREC topics, or `id TAB text`; as `read_passages`.
+
+    say: is told what was taken for the query of topics without a title
+    """
     names = (QUERY_ID_NAMES, QUERY_TEXT_NAMES)
-    return _read(path, "queries", names, read_json_queries, read_sgml_topics)
+    return _read(path, "queries", names, read_json_queries, partial(read_sgml_topics, say=say))
 
 
 def _read(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
 from kdscale.data.ingest import ingest_judgments, ingest_queries
 from kdscale.data.leakage import describe, leaked
+from kdscale.data.numbers import describe as describe_numbers
+from kdscale.data.numbers import ids_of, renamed, same_numbers
 from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
@@ -121,11 +123,23 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
 def _read(ctx: StageContext, log: RejectLog, pids: PassageIds) -> tuple[dict[str, str], Judgments]:
     """The user's queries and judgments, cleaned as those of a dataset are."""
     params, limit = ctx.params, ctx.config.prepare.max_chars
-    texts, _ = ingest_queries(read_queries(params["queries"]), "queries", log, limit)
+    queries = read_queries(params["queries"], ctx.reporter.info)
+    texts, _ = ingest_queries(queries, "queries", log, limit)
     log.check("queries", ctx.workspace)
-    judgments = ingest_judgments(qrels_lines(params["qrels"]), "qrels", log, texts, pids)
+    judged = _with_known_ids(ctx, params["qrels"], qrels_lines, texts)
+    judgments = ingest_judgments(judged, "qrels", log, texts, pids)
     log.check("qrels", ctx.workspace)
     return texts, judgments
+
+
+def _with_known_ids(
+    ctx: StageContext, path: Path, read: Callable[[Path], Iterator[Any]], known: dict[str, str]
+) -> Iterator[Any]:
+    """The lines of a file, whose query ids may be those of `known` by their number."""
+    names = same_numbers(known, ids_of(read(path)))
+    if names:
+        ctx.reporter.info(f"  {describe_numbers(names, path.name, ctx.params['queries'].name)}")
+    return renamed(read(path), names)
 
 
 def _new_queries(
@@ -199,9 +213,8 @@ def _candidates(
     prepare, path = ctx.config.prepare, ctx.params["candidates"]
     depth = max(_train_depth(ctx), ctx.config.evaluate.depth)
     if path is not None:
-        found = source_candidates(
-            run_lines(path), "candidates", log, known, list(texts), pids, depth
-        )
+        ranked = _with_known_ids(ctx, path, run_lines, known)
+        found = source_candidates(ranked, "candidates", log, known, list(texts), pids, depth)
         log.check("candidates", ctx.workspace)
         return found
     index = Bm25(texts.values(), prepare.bm25_k1, prepare.bm25_b, scratch, InProcess())

@@ -26,7 +26,7 @@ from kdscale.data.pids import PassageIds
 from kdscale.data.queries import TRAIN
 from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.readers import open_reader
-from kdscale.data.readers.base import ParallelReader, Reader
+from kdscale.data.readers.base import ParallelReader, Reader, RemarkingReader
 from kdscale.data.same_text import RelevantByText, count_equal_candidates
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import read_batches, stream_shards, write_shards, write_table
@@ -78,6 +78,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 pairs = _pairs(prepare, ctx.config.seed, split, found, pids, given)
         write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
         lines, passages, texts = log.counts(), len(pids), pids.texts()
+    remarks = reader.remarks() if isinstance(reader, RemarkingReader) else []
     stats = {
         "splits": [split.name for split in splits],
         "passages": passages,
@@ -88,9 +89,12 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "queries": {split.name: split.counts for split in splits},
         "pairs": pairs.num_rows,
         "lines": lines,
+        "remarks": remarks,
     }
     (ctx.out / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
     _tell(ctx, stats)
+    for remark in remarks:
+        ctx.reporter.info(f"  {remark}")
     return stats
 
 

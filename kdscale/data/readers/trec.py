@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kdscale.config import TrecSource
-from kdscale.data.lines import read_by_first_char, read_tsv_texts
+from kdscale.data.lines import Texts, TextsReader, read_by_first_char, read_tsv_texts
+from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_files, check_splits, digests
-from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
+from kdscale.data.readers.sgml import read_sgml_documents
+from kdscale.data.readers.topics import TITLE, read_sgml_topics
 from kdscale.data.records import read_json_passages, read_json_queries
 from kdscale.data.runs import qrels_lines, run_lines
 from kdscale.errors import KdscaleError
@@ -27,6 +29,10 @@ class TrecReader:
         self._topics = check_files(source.topics, "source.topics")
         self._qrels = check_files(source.qrels, "source.qrels")
         self._runs = check_files(source.runs, "source.runs")
+        self._topic_fields = source.topic_fields
+        self._remarks: dict[str, None] = {}
+        if not source.topic_fields:
+            raise KdscaleError("source.topic_fields is empty; name the fields that are the query")
         check_splits(
             ("source.topics", source.topics),
             ("source.qrels", source.qrels),
@@ -49,18 +55,49 @@ class TrecReader:
         return list(self._topics)
 
     def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
-        formats = {"{": read_json_queries, "<": read_sgml_topics}
-        return read_by_first_char(self._topics[split], formats, read_tsv_texts)
+        path = self._topics[split]
+        formats = {"{": self._plain(read_json_queries), "<": self._read_topics}
+        return read_by_first_char(path, formats, self._plain(read_tsv_texts))
 
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
-        return qrels_lines(self._qrels[split])
+        return self._with_ids_of_topics(split, self._qrels[split], qrels_lines)
 
     def candidates(self, split: str) -> Iterator[tuple[str, str, int, float] | Reject] | None:
         path = self._runs.get(split)
-        return run_lines(path) if path else None
+        return self._with_ids_of_topics(split, path, run_lines) if path else None
 
     def negatives(self) -> None:
         return None
+
+    def remarks(self) -> list[str]:
+        return list(self._remarks)
+
+    def _read_topics(self, path: Path) -> Texts:
+        return read_sgml_topics(path, self._topic_fields, self._remark)
+
+    def _plain(self, read: TextsReader) -> TextsReader:
+        """A reader of queries that have no fields."""
+
+        def check(path: Path) -> Texts:
+            if tuple(self._topic_fields) != TITLE:
+                raise KdscaleError(
+                    f"source.topic_fields: {path} is not in SGML or XML, its queries have no "
+                    "fields; leave topic_fields out"
+                )
+            return read(path)
+
+        return check
+
+    def _with_ids_of_topics(
+        self, split: str, path: Path, read: Callable[[Path], Iterator[Any]]
+    ) -> Iterator[Any]:
+        names = same_numbers(ids_of(self.queries(split)), ids_of(read(path)))
+        if names:
+            self._remark(describe(names, path.name, self._topics[split].name))
+        return renamed(read(path), names)
+
+    def _remark(self, remark: str) -> None:
+        self._remarks[remark] = None
 
 
 def _expand(patterns: list[str]) -> list[Path]:
