@@ -224,11 +224,11 @@ def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
             f"  {stats['passages_cut']} passages were longer than prepare.max_chars and cut there"
         )
     if stats["passages_repeated"]:
-        equal = stats["candidates_equal"]
-        in_split = ", ".join(f"{e['repeated']} of {name}" for name, e in equal.items())
+        equal = {name: e["repeated"] for name, e in stats["candidates_equal"].items()}
+        counts = ", ".join(f"{count} of {name}" for name, count in equal.items() if count)
         ctx.reporter.info(
-            f"  {stats['passages_repeated']} passages have the text of another; none of them is a "
-            f"negative where that is relevant; candidates with the text of a better one: {in_split}"
+            f"  {stats['passages_repeated']} passages have the text of another"
+            + (f"; candidates with the text of a better one: {counts}" if counts else "")
         )
     unjudged = {name: e["unjudged"] for name, e in stats["candidates_equal"].items()}
     if any(unjudged.values()):
