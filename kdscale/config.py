@@ -85,6 +85,8 @@ class TrecSource:
     type: Literal["trec"] = "trec"
     documents: list[str] = field(default_factory=list)
     topics: dict[str, str] = field(default_factory=dict)
+    topic_fields: list[str] = field(default_factory=lambda: ["title"])
+    # of SGML and XML topics: those whose texts together are the query
     qrels: dict[str, str] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
 
@@ -122,12 +124,14 @@ class Prepare:
     skip_top: int = 0  # leave out so many top candidates: likely unlabelled positives
     max_positives: int = 1  # relevant passages of a training query that enter the pairs
     min_grade: int = 1  # a qrel of at least this grade is relevant
+    leakage: Literal["keep", "drop"] = "keep"
+    # Training queries with the text of a query of another split: "drop" leaves them out
     max_chars: int = 20_000  # a longer text is cut here, and counted
     max_reject_fraction: float = 0.01  # more malformed lines than this stop the stage
     max_length: int = 128  # tokens of a query-passage pair, special tokens included
     block_length: int = 128  # tokens of a language-model block
     max_block_tokens: int | None = None  # the language-model data budget; None: all the corpus
-    extra_text: list[str] = field(default_factory=list)  # jsonl[.gz] files with a "text" field
+    extra_text: list[str] = field(default_factory=list)  # jsonl[.gz] files of texts
     shards: int = 8  # Parquet files of a large table
 
 

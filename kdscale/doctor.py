@@ -14,7 +14,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from kdscale.config import Cluster, Config
+from kdscale.config import BeirSource, Cluster, Config, MsMarcoSource, TrecSource
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 
@@ -24,6 +24,9 @@ DISK_GIB = 5.0
 REINSTALL = "install kdscale again into a fresh venv"
 RAY_TIMEOUT_S = 60
 IMPORT_TIMEOUT_S = 180
+SHM = Path("/dev/shm")
+RAY_STORE_SHARE, RAY_STORE_BYTES = 0.3, 10**10
+QUICK_SOURCES = (BeirSource, MsMarcoSource, TrecSource)
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
@@ -50,6 +53,7 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
         "packages": check_packages,
         "compute": lambda: check_compute(cluster),
         "memory": check_memory,
+        "shm": lambda: check_shared_memory(cluster),
         "disk": lambda: check_disk(_disk(config)),
         "deepspeed": lambda: check_deepspeed(cluster),
     }
@@ -60,6 +64,7 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
     else:
         looks["store"] = lambda: check_store(config)
         looks["source"] = lambda: check_source(config)
+        looks["queries"] = lambda: check_queries(config)
         for number, teacher in enumerate(config.teachers, 1):
             looks["model" if number == 1 else f"model {number}"] = lambda teacher=teacher: (
                 check_model(teacher.model, teacher.revision, "problem")
@@ -165,6 +170,25 @@ def check_memory() -> Check:
     )  # fmt: skip
 
 
+def check_shared_memory(cluster: Cluster) -> Check:
+    """Ray's object store is in /dev/shm where that holds what Ray asks for: a share of the free
+    memory, at most RAY_STORE_BYTES. Else it is on a disk, without a word."""
+    import psutil
+
+    if cluster.address is not None or not SHM.is_dir():
+        return Check("shm", "ok", "not looked at: Ray has its objects elsewhere")
+    free = psutil.disk_usage(str(SHM)).free
+    wanted = min(RAY_STORE_SHARE * psutil.virtual_memory().available, RAY_STORE_BYTES)
+    detail = f"{free / GIB:.1f} GiB free in {SHM}"
+    if free >= wanted:
+        return Check("shm", "ok", detail)
+    return Check(
+        "shm", "warning", f"{detail}, Ray asks for {wanted / GIB:.1f}: its objects go to the disk",
+        f"start the container with --shm-size={-(-int(wanted) // GIB) + 1}g, or give the pod an "
+        "emptyDir of medium Memory there",
+    )  # fmt: skip
+
+
 def _disk(config: Config | None) -> Path:
     from kdscale.store import open_store
 
@@ -248,6 +272,35 @@ def check_source(config: Config) -> Check:
         return f"{config.source.type}, splits {', '.join(splits)}{also}"
 
     return _attempt("source", "mend the section source (or transfer) of the config", look)
+
+
+def check_queries(config: Config) -> Check:
+    """Training queries that are judged by too, where queries are quickly read: from files."""
+    from kdscale.data.leakage import describe, leaked, read_texts
+    from kdscale.data.queries import TRAIN
+    from kdscale.data.readers import open_reader
+    from kdscale.transfer import transfer_config
+
+    def look() -> str:
+        if not isinstance(config.source, QUICK_SOURCES):
+            return f"those of {config.source.type} are counted when they are prepared"
+        texts = read_texts(open_reader(config.source), config.prepare.split)
+        said = ", ".join(f"{split} {len(of)}" for split, of in texts.items())
+        train = texts.pop(TRAIN, {})
+        for name, transfer in config.transfer.items():
+            if isinstance(transfer.source, QUICK_SOURCES):
+                reader = open_reader(transfer_config(config, name).source)
+                (of_transfer,) = read_texts(reader, {}).values()
+                texts[f"{name}/{transfer.split}"] = of_transfer
+        leaks = {split: len(qids) for split, qids in leaked(train, texts).items()}
+        if config.prepare.leakage == "drop":
+            leaks = {split: count for split, count in leaks.items() if "/" in split}
+        if leaks:
+            raise KdscaleError(describe(leaks))
+        return said
+
+    fix = "set prepare.leakage to drop, or part the queries; a transfer's are to be new"
+    return _attempt("queries", fix, look, "warning")
 
 
 def check_model(name: str, revision: str | None, severity: Literal["warning", "problem"]) -> Check:

@@ -1,5 +1,7 @@
 import io
+import json
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -7,7 +9,7 @@ from world import make_config
 
 from kdscale import doctor
 from kdscale.cli import main
-from kdscale.config import Cluster
+from kdscale.config import BeirSource, Cluster, DocstringsSource, Transfer
 from kdscale.configload import load_config
 from kdscale.progress import Reporter
 
@@ -29,7 +31,8 @@ def by_name(checks):
 def test_a_good_machine_and_config(config, reporter):
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     assert list(checks) == [
-        "python", "packages", "compute", "memory", "disk", "deepspeed", "store", "source", "model",
+        "python", "packages", "compute", "memory", "shm", "disk", "deepspeed", "store", "source",
+        "queries", "model",
     ]  # fmt: skip
     assert [c.name for c in checks.values() if c.status == "problem"] == []
     assert checks["source"].detail == "beir, splits train, dev, test"
@@ -46,6 +49,7 @@ def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_
     (tmp_path / "encoder" / "model.safetensors").unlink()
     (tmp_path / "beir" / "corpus.jsonl").unlink()
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
+    assert checks["queries"].status == "warning"  # for the same reason as the source
     problems = {n: c for n, c in checks.items() if c.status == "problem"}
     assert problems.keys() == {"store", "source", "model"}
     assert "cannot write to the store" in problems["store"].detail
@@ -94,6 +98,43 @@ def test_little_room_is_a_warning_and_none_a_problem(monkeypatch, tmp_path):
     assert doctor.check_disk(folder).status == "warning"
     monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
     assert doctor.check_memory().status == "warning"
+
+
+def test_a_small_dev_shm_is_told(monkeypatch):
+    import psutil
+
+    assert "GiB free in /dev/shm" in doctor.check_shared_memory(Cluster()).detail
+    docker = SimpleNamespace(free=64 * 2**20)
+    monkeypatch.setattr(psutil, "disk_usage", lambda path: docker)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 * 2**30))
+    check = doctor.check_shared_memory(Cluster())
+    assert check.status == "warning" and "Ray asks for 6.0" in check.detail
+    assert "--shm-size=7g" in check.fix
+    # Of a large machine Ray takes its share of memory only as far as /dev/shm goes.
+    docker.free = 11 * 10**9
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    assert doctor.check_shared_memory(Cluster()).status == "ok"
+    assert doctor.check_shared_memory(Cluster(address="ray://head:10001")).status == "ok"
+
+
+def test_training_queries_among_those_of_another_split_or_transfer_are_told(config, tmp_path):
+    check = doctor.check_queries(config)
+    assert (check.status, check.detail) == ("ok", "train 60, dev 10, test 20")
+    beir = tmp_path / "beir"
+    rows = [json.loads(line) for line in (beir / "queries.jsonl").read_text().splitlines()]
+    rows[60]["text"] = rows[0]["text"].upper() + " ?"  # of dev
+    (beir / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.transfer["other"] = Transfer(BeirSource(path=str(beir), splits={"all of it": "train"}))
+    config.transfer["other"].split = "all of it"
+    check = doctor.check_queries(config)
+    assert check.status == "warning"
+    assert "1 in dev, 60 in other/all of it" in check.detail and "prepare.leakage" in check.fix
+    config.prepare.leakage = "drop"
+    assert "by their text: 60 in other" in doctor.check_queries(config).detail
+    config.transfer.clear()
+    assert doctor.check_queries(config).status == "ok"
+    config.source = DocstringsSource(packages=["rich"])
+    assert "docstrings are counted when" in doctor.check_queries(config).detail
 
 
 def test_a_module_that_breaks_on_import_is_told_by_its_last_line(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from world import make_beir, make_config
 from kdscale.cli import main
 from kdscale.config import BeirSource, Config, DocstringsSource, MsMarcoSource, Transfer, TrecSource
 from kdscale.configload import load_config
+from kdscale.data.queries import choose_queries
 from kdscale.errors import KdscaleError
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
@@ -101,17 +102,33 @@ def test_what_is_wrong_with_its_source_names_the_transfer(plain):
         step.matters()
 
 
+def ask_what_is_trained_on(folder):
+    """One query of the transfer gets the text of a training query."""
+    beir, other = folder / "beir", folder / "other"
+    train = json.loads((beir / "queries.jsonl").read_text().splitlines()[0])
+    rows = [json.loads(line) for line in (other / "queries.jsonl").read_text().splitlines()]
+    qid = choose_queries([row["_id"] for row in rows[70:]], 15, seed=13)[0]
+    for row in rows:
+        if row["_id"] == qid:
+            row["text"] = train["text"].upper()
+    (other / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.slow
 def test_every_system_ranks_the_other_collection(tmp_path, ray_cluster, capsys):
     path = add_transfer(make_config(tmp_path))
+    ask_what_is_trained_on(tmp_path)
     sets = ["cluster.engine=torch", "ranker.strategies=[finetune]", "evaluate.depths=[3]"]
     assert main(["run", str(path), *(a for s in sets for a in ("--set", s))]) == 0
     table = capsys.readouterr().out
     assert "other/test, 3 systems" in table
+    told = "queries of another split too, by their text: 1 in other/test"
+    assert told in " ".join(table.split())
     store = open_store(str(tmp_path / "store"))
     assert len(store.list("datasets")) == len(store.list("tokens")) == 2
     evaluation = store.list("evaluations")[0]
     assert evaluation.facts["queries"] == {"test": 20, "other/test": 15}
+    assert evaluation.facts["leaked"] == {"other/test": 1}
     runs = {p.name for p in (evaluation.path / "runs/other/test").iterdir()}
     assert runs == {"bm25.trec", "teacher.trec", "finetune--tiny.trec"}
     metrics = pq.read_table(evaluation.path / "metrics.parquet")

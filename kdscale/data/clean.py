@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from kdscale.data.lines import NOT_UTF8, is_utf8
 from kdscale.data.readers.base import Reject
+from kdscale.data.same_text import text_key
 from kdscale.errors import KdscaleError
 from kdscale.store import Workspace
 
@@ -60,11 +61,13 @@ def fault_of(identifier: str, text: str = "") -> str | None:
 
 
 def clean_table(table: pa.Table, max_chars: int) -> pa.Table:
-    """Clean the column "text"; the new column "cut" says where max_chars was exceeded."""
+    """Clean the column "text"; the new columns "cut" (where max_chars was exceeded) and "key" (of
+    the text that is left, `text_key`)."""
     done = [cut_text(clean_text(text), max_chars) for text in table["text"].to_pylist()]
     index = table.schema.get_field_index("text")
     table = table.set_column(index, "text", pa.array([text for text, _ in done], pa.string()))
-    return table.append_column("cut", pa.array([cut for _, cut in done], pa.bool_()))
+    table = table.append_column("cut", pa.array([cut for _, cut in done], pa.bool_()))
+    return table.append_column("key", pa.array([text_key(text) for text, _ in done], pa.int64()))
 
 
 class RejectLog:

@@ -20,12 +20,13 @@ from kdscale.data.clean import (
     cut_text,
     fault_of,
 )
-from kdscale.data.lines import NO_TEXT, NOT_UTF8, is_utf8, read_lines
+from kdscale.data.lines import NOT_UTF8, is_utf8, read_lines
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import Judgments
 from kdscale.data.raymap import in_blocks, map_tables
 from kdscale.data.readers.base import ParallelReader
 from kdscale.data.readers.files import check_file
+from kdscale.data.records import NO_TEXT, text_of_line
 from kdscale.data.schema import PASSAGES
 from kdscale.progress import Task
 from kdscale.store import Workspace
@@ -40,7 +41,7 @@ def ingest_passages(
     items: Iterable[Any], log: RejectLog, max_chars: int, pids: PassageIds, task: Task
 ) -> Iterator[pa.Table]:
     """PASSAGES, cleaned, in the order read, and a column "cut": whether a text was cut. The ids
-    are added to `pids`."""
+    are added to `pids`, with the keys of the texts."""
     kind = "passages"
 
     def readable() -> Iterator[tuple[int, str, str]]:
@@ -54,8 +55,9 @@ def ingest_passages(
     blocks = in_blocks(readable(), RAW, text=RAW.names.index("text"))
     for table in map_tables(blocks, clean_table, max_chars=max_chars):
         keep = []
-        for number, pid, text in zip(*(table[n].to_pylist() for n in RAW.names), strict=True):
-            fault = EMPTY_TEXT if not text else DUPLICATE_ID if not pids.add(pid) else None
+        columns = (table[name].to_pylist() for name in (*RAW.names, "key"))
+        for number, pid, text, key in zip(*columns, strict=True):
+            fault = EMPTY_TEXT if not text else DUPLICATE_ID if not pids.add(pid, key) else None
             if fault:
                 log.reject(kind, number, fault, f"{pid} {text}")
             keep.append(fault is None)
@@ -138,15 +140,12 @@ def ingest_negatives(
 def ingest_extra_text(
     paths: list[str], log: RejectLog, max_chars: int, keep: Workspace
 ) -> Iterator[tuple[str]]:
-    """The cleaned "text" of each line of jsonl[.gz] files, for the language model alone."""
+    """The cleaned text of each line of jsonl[.gz] files, for the language model alone."""
     for path in paths:
         for _, (line, raw) in log.accepted(path, read_lines(check_file(path, EXTRA_TEXT))):
-            try:
-                text = json.loads(raw)["text"]
-                fault = None if isinstance(text, str) else NO_TEXT
-            except (ValueError, KeyError, TypeError, RecursionError):
-                fault = NO_TEXT
-            if fault is None:
+            text = text_of_line(raw)
+            fault = NO_TEXT if text is None else None
+            if text is not None:
                 text, _ = cut_text(clean_text(text), max_chars)
                 fault = NOT_UTF8 if not is_utf8(text) else EMPTY_TEXT if not text else None
             if fault:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -22,9 +21,6 @@ MAX_LINE = 16 * 2**20
 TOO_LONG = "longer than 16 MiB"
 NOT_UTF8 = "not UTF-8"
 EMPTY_ID = "empty id"
-NOT_JSON = "not a JSON object"
-NO_ID = "no id"
-NO_TEXT = "no text"
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -95,14 +91,6 @@ def read_tsv_texts(path: Path) -> Texts:
     return parse_lines(path, _columns)
 
 
-def read_json_texts(path: Path) -> Texts:
-    """(id, text) of JSON lines: id in "_id", "id" or "docno", text in "text" or "contents".
-
-    A "title" that is not empty is put before the text.
-    """
-    return parse_lines(path, _id_and_text)
-
-
 def is_utf8(text: str) -> bool:
     """False for a lone surrogate, which JSON can spell and no file can hold."""
     if text.isascii():
@@ -119,25 +107,3 @@ def _columns(line: str) -> tuple[str, str] | str:
     if not tab:
         return "not two columns (id TAB text)"
     return (identifier.strip(), text) if identifier.strip() else EMPTY_ID
-
-
-def _id_and_text(line: str) -> tuple[str, str] | str:
-    """(id, text), or the reason why there is none."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return NOT_JSON
-    if not isinstance(record, dict):
-        return NOT_JSON
-    identifier = next((record[k] for k in ("_id", "id", "docno") if k in record), None)
-    text = next((record[k] for k in ("text", "contents") if k in record), None)
-    title = record.get("title") or ""
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-        return NO_ID
-    if not str(identifier).strip():
-        return EMPTY_ID
-    if not isinstance(text, str) or not isinstance(title, str):
-        return NO_TEXT
-    if not (is_utf8(str(identifier)) and is_utf8(title) and is_utf8(text)):
-        return NOT_UTF8
-    return str(identifier).strip(), f"{title} {text}" if title.strip() else text

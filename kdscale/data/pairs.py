@@ -57,7 +57,7 @@ class PairSampler:
         """Relevant passages, best grade first, then negatives: the source's own (`given`), then
         candidates (in rank order) drawn without replacement, then random passages; easy ones last.
 
-        never: passages that are no negatives, whoever brings them.
+        never: passages that are no negatives, whoever brings them (`RelevantByText`)
         """
         relevant = {pid for pid, grade in judgments.items() if grade >= self._min_grade}
         rank = {pid: i for i, pid in enumerate(candidates, 1)}

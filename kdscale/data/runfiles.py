@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kdscale.data.lines import EMPTY_ID, parse_lines, read_lines
+from kdscale.data.numbers import renamed
 from kdscale.data.readers.base import Reject
 
 LARGEST = 2**31  # what the columns of a table hold
@@ -43,10 +44,14 @@ class RunLines:
     """(qid, pid, rank, score) of every line, in the order of the file, or a Reject.
 
     The format is the one that most of the first lines are in; a line in another one is refused.
+    names: query ids of the file that are to be read as another one.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, names: dict[str, str] | None = None):
+        self._path, self._names = path, names or {}
+
+    def renamed(self, names: dict[str, str]) -> RunLines:
+        return RunLines(self._path, names)
 
     @cached_property
     def form(self) -> RunForm:
@@ -57,7 +62,7 @@ class RunLines:
         return self.form.columns
 
     def __iter__(self) -> Iterator[RunLine | Reject]:
-        return parse_lines(self._path, self.form.parse)
+        return renamed(parse_lines(self._path, self.form.parse), self._names)
 
 
 def recognise(path: Path) -> RunForm:

@@ -16,6 +16,7 @@ from kdscale.data.runfiles import LARGEST, as_numbers, query_scores, run_lines
 from kdscale.errors import KdscaleError
 
 QRELS_COLUMNS = "not as many columns as qrels have (qid 0 pid grade, or qid pid grade)"
+GRADE = "grade is not a whole number"
 
 _GRADE_NAMES = {"score", "grade", "label", "relevance", "rel"}
 _WHITE = re.compile(r"\s")
@@ -110,7 +111,8 @@ def _check_word(word: str, what: str) -> None:
 def qrels_lines(path: Path) -> Iterator[tuple[str, str, int] | Reject]:
     """(qid, pid, grade) of every line: TREC and MS MARCO (four columns), or BEIR (three).
 
-    The first line tells which; where its last column is the name of a grade, it is a header.
+    The first line tells which; where its last column is the name of a grade, it is a header. A
+    grade may be written `1.0`, as tables of floating-point numbers have it.
     """
     width = 0
 
@@ -145,10 +147,12 @@ def _qrel(fields: list[str]) -> tuple[str, str, int] | str:
     if not qid or not pid:
         return EMPTY_ID
     try:
-        number = int(grade)
+        number = float(grade)
     except ValueError:
-        return "grade is not a whole number"
-    return (qid, pid, number) if abs(number) < LARGEST else "grade is too large"
+        return GRADE
+    if number % 1 != 0:  # what is not finite has no rest either
+        return GRADE
+    return (qid, pid, int(number)) if abs(number) < LARGEST else "grade is too large"
 
 
 def accepted(items: Iterable[T | Reject]) -> Iterator[T]:

@@ -90,12 +90,14 @@ def read_shards(directory: Path, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([read_table(path, schema) for path in _parts(directory)])
 
 
-def read_batches(directory: Path, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
-    """All rows in order, at most so many at a time."""
+def read_batches(
+    directory: Path, schema: pa.Schema, rows: int, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """All rows in order, at most so many at a time; columns: these alone are read."""
     for path in _parts(directory):
         with _faults_of(path), pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow, schema)
-            for batch in file.iter_batches(rows):
+            for batch in file.iter_batches(rows, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 
 from kdscale.config import Prepare
 from kdscale.data.clean import RejectLog
 from kdscale.data.ingest import ingest_judgments, ingest_queries
+from kdscale.data.leakage import leaked, repeated
 from kdscale.data.queries import (
+    TRAIN,
     Judgments,
     check_splits,
     choose_queries,
@@ -19,17 +23,22 @@ from kdscale.data.queries import (
 )
 from kdscale.data.readers.base import Reader
 from kdscale.data.schema import QRELS, QUERIES
+from kdscale.errors import KdscaleError
 from kdscale.store import Workspace
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its queries in order, their judgments, and what became of the others."""
+    """One split: its queries in order, their judgments, and what became of the others.
+
+    counts: in train also "repeated" (queries that ask what an earlier one asks) and "leaked"
+    (split -> training queries that are among its queries, by their text)
+    """
 
     name: str
     texts: dict[str, str]  # qid -> text
     judgments: Judgments
-    counts: dict[str, int]
+    counts: dict[str, Any]
 
     def queries_table(self) -> pa.Table:
         return pa.table([list(self.texts), list(self.texts.values())], schema=QUERIES)
@@ -66,18 +75,24 @@ def read_query_sets(
     refused lines then stay in `keep`), or a split is left without queries."""
     names = reader.splits()
     check_splits(names, prepare.split, prepare.max_queries)
-    return [_read_query_set(reader, name, prepare, seed, log, passages, keep) for name in names]
+    sets = [_read_query_set(reader, name, prepare, log, passages, keep) for name in names]
+    whole = {split.name: split.texts for of in sets for split in of.splits}
+    leaks = leaked(whole.pop(TRAIN, {}), whole)
+    return [
+        replace(of, splits=[_chosen(split, leaks, prepare, seed) for split in of.splits])
+        for of in sets
+    ]
 
 
 def _read_query_set(
     reader: Reader,
     name: str,
     prepare: Prepare,
-    seed: int,
     log: RejectLog,
     passages: Container[str],
     keep: Workspace,
 ) -> QuerySet:
+    """With all queries that something can be done with."""
     kind = f"queries/{name}"
     known, cut = ingest_queries(reader.queries(name), kind, log, prepare.max_chars)
     log.check(kind, keep)
@@ -88,14 +103,34 @@ def _read_query_set(
     splits = []
     for split, qids in divided.items():
         usable, counts = usable_queries(split, qids, judgments, prepare.min_grade)
-        chosen = choose_queries(usable, prepare.max_queries.get(split), seed)
-        counts = {**counts, "over_the_cap": len(usable) - len(chosen), "kept": len(chosen)}
-        splits.append(
-            Split(
-                split,
-                {qid: known[qid] for qid in chosen},
-                {qid: judgments[qid] for qid in chosen},
-                counts,
-            )
-        )
+        texts = {qid: known[qid] for qid in usable}
+        splits.append(Split(split, texts, {qid: judgments[qid] for qid in usable}, counts))
     return QuerySet(name, known, cut, splits)
+
+
+def _chosen(split: Split, leaks: dict[str, list[str]], prepare: Prepare, seed: int) -> Split:
+    """The split after what `leakage` and `max_queries` leave out of it."""
+    left, counts = list(split.texts), split.counts
+    if split.name == TRAIN:
+        out = set(chain.from_iterable(leaks.values()))
+        counts = {
+            **counts,
+            "repeated": repeated(split.texts),
+            "leaked": {other: len(qids) for other, qids in leaks.items()},
+            "dropped_as_leaked": len(out) if prepare.leakage == "drop" else 0,
+        }
+        if prepare.leakage == "drop":
+            left = [qid for qid in left if qid not in out]
+        if not left:
+            raise KdscaleError(
+                f"prepare.leakage: all {len(out)} training queries are queries of another split "
+                "too; give train queries of its own, or set it to keep"
+            )
+    chosen = choose_queries(left, prepare.max_queries.get(split.name), seed)
+    counts = {**counts, "over_the_cap": len(left) - len(chosen), "kept": len(chosen)}
+    return replace(
+        split,
+        texts={qid: split.texts[qid] for qid in chosen},
+        judgments={qid: split.judgments[qid] for qid in chosen},
+        counts=counts,
+    )

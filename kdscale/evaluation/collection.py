@@ -51,6 +51,10 @@ class Collection:
         self._scores = table["score"].to_numpy()  # in the order of `candidates`
         self.pairs = table.num_rows
 
+    def query_texts(self) -> dict[str, str]:
+        """qid -> text."""
+        return self._dataset.query_texts(self.split, set(self.qrels))
+
     def found(self) -> Iterator[Scored]:
         """The candidates with the scores of the system that found them."""
         start = 0

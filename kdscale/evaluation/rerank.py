@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from kdscale.data.lines import read_lines
+from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
 from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import read_rankings, write_run
@@ -55,7 +56,14 @@ def rerank(
     scorer = _load(model, batch_tokens, backend)
     wanted_queries, wanted_passages, pairs = _wanted(run, depth, reporter)
     tokenise = scorer.encoder.tokenise
-    query_ids = _token_ids(read_queries(queries), wanted_queries, "queries", tokenise, reporter)
+    texts = read_queries(queries, reporter.info)
+    query_ids = _token_ids(texts, wanted_queries, "queries", tokenise, reporter)
+    if query_ids.keys() < wanted_queries:
+        names = same_numbers(ids_of(read_queries(queries)), wanted_queries)
+        if names:
+            reporter.info(f"{describe(names, run.name, queries.name)}")
+            again = renamed(read_queries(queries), {known: name for name, known in names.items()})
+            query_ids = _token_ids(again, wanted_queries, "queries", tokenise, reporter)
     _check_complete(run, 0, "query", query_ids, wanted_queries, queries)
     longest = max(map(len, query_ids.values()), default=0)
     tokenise = partial(tokenise, keep=scorer.encoder.enough(longest))

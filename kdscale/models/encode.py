@@ -148,7 +148,7 @@ class PairEncoder:
     def flatten(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same pairs end to end: token ids [T], token types [T], and lengths [B]."""
         q_lens, p_lens = np.array([(len(q), len(p)) for q, p in pairs], dtype=np.int64).T
-        q_keep, p_keep = self._keep(q_lens, p_lens)
+        q_keep, p_keep = self.kept(q_lens, p_lens)
         before, between, after = self._special_ids
         flat = []
         kept = zip(pairs, q_keep.tolist(), p_keep.tolist(), strict=True)
@@ -185,7 +185,7 @@ class PairEncoder:
                 "of a BERT-like model"
             ) from None
 
-    def _keep(self, q_lens: np.ndarray, p_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def kept(self, q_lens: np.ndarray, p_lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many tokens of each text stay: `longest_first` as the tokenizers library does it.
 
         The shorter text stays whole while it leaves the longer one at least its own length;

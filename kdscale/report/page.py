@@ -16,6 +16,7 @@ from kdscale.config import STRATEGIES
 from kdscale.configload import to_dict
 from kdscale.paths import user_path
 from kdscale.report import figures
+from kdscale.report.cautions import cautions
 from kdscale.report.convergence import convergence
 from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
 from kdscale.report.examples import collect_examples
@@ -59,6 +60,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         base=evidence.system(evidence.config.evaluate.baseline),
         teacher=evidence.system(TEACHER),
         verdict=verdict,
+        cautions=cautions(evidence),
         trials=_trials(evidence),
         latency=next((s["latency"] for s in evidence.systems if s["latency"]), None),
         words_of=SYSTEM_WORDS,

@@ -19,12 +19,16 @@ from kdscale.data.candidates import candidates_by_query, source_candidates
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS, Dataset, Tokens
 from kdscale.data.ingest import ingest_judgments, ingest_queries
-from kdscale.data.pairs import PairSampler, pair_table
+from kdscale.data.leakage import describe, leaked
+from kdscale.data.numbers import describe as describe_numbers
+from kdscale.data.numbers import ids_of, renamed, same_numbers
+from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import DEV, TRAIN, Judgments, choose_queries
 from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import qrels_lines
+from kdscale.data.same_text import RelevantByText, text_key
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import write_shards, write_table
 from kdscale.errors import KdscaleError
@@ -58,11 +62,12 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         closing(PassageIds(Path(folder))) as pids,
     ):
         for table in old.passages(BLOCK_ROWS):
-            for pid in table["pid"].to_pylist():
-                pids.add(pid)
+            for pid, text in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                pids.add(pid, text_key(text))
         known, judgments = _read(ctx, log, pids)
         texts = _new_queries(ctx, old, known, judgments)
         parts = _divide(texts, params["holdout"], ctx.config.seed)
+        leaks = _leaks(ctx, old, texts, parts)
         own = first_stage.own_of(prepare, texts, judgments, pids, lambda: old.passages(BLOCK_ROWS))
         found = _candidates(ctx, log, texts, known, old, pids, own, Path(folder))
         facts = {
@@ -76,15 +81,13 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
             prepare.min_grade, prepare.easy_negatives,
         )  # fmt: skip
         by_query, depth = candidates_by_query(found), _train_depth(ctx)
-        fresh = pair_table(
-            (
-                qid,
-                sampler.sample(
-                    qid, judgments[qid], by_query.get(qid, [])[:depth], never={qid} & own
-                ),
-            )
-            for qid in parts[TRAIN]
-        )
+        relevant = RelevantByText(texts, judgments, prepare.min_grade, pids)
+
+        def sampled(qid: str) -> list[PairRow]:
+            never = relevant.of(qid) | ({qid} & own)
+            return sampler.sample(qid, judgments[qid], by_query.get(qid, [])[:depth], (), never)
+
+        fresh = pair_table((qid, sampled(qid)) for qid in parts[TRAIN])
     trained = old.queries(TRAIN)["qid"].to_pylist()
     trained = choose_queries(trained, params["max_queries"], params["seed"])
     wanted = round(len(parts[TRAIN]) * params["replay"] / (1 - params["replay"]))
@@ -115,6 +118,7 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
         "candidates": facts,
         "new": len(parts[TRAIN]),
         "replayed": len(replayed),
+        "leaked": leaks,
         "lines": log.counts(),
     }
     (ctx.out / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
@@ -129,11 +133,24 @@ def run_dataset(ctx: StageContext) -> dict[str, Any]:
 def _read(ctx: StageContext, log: RejectLog, pids: PassageIds) -> tuple[dict[str, str], Judgments]:
     """The user's queries and judgments, cleaned as those of a dataset are."""
     params, limit = ctx.params, ctx.config.prepare.max_chars
-    texts, _ = ingest_queries(read_queries(params["queries"]), "queries", log, limit)
+    queries = read_queries(params["queries"], ctx.reporter.info)
+    texts, _ = ingest_queries(queries, "queries", log, limit)
     log.check("queries", ctx.workspace)
-    judgments = ingest_judgments(qrels_lines(params["qrels"]), "qrels", log, texts, pids)
+    path = params["qrels"]
+    judged = renamed(qrels_lines(path), _known_ids(ctx, path, qrels_lines(path), texts))
+    judgments = ingest_judgments(judged, "qrels", log, texts, pids)
     log.check("qrels", ctx.workspace)
     return texts, judgments
+
+
+def _known_ids(
+    ctx: StageContext, path: Path, lines: Iterable[Any], known: dict[str, str]
+) -> dict[str, str]:
+    """The query ids of a file's lines that are those of `known` by their number: `same_numbers`."""
+    names = same_numbers(known, ids_of(lines))
+    if names:
+        ctx.reporter.info(f"  {describe_numbers(names, path.name, ctx.params['queries'].name)}")
+    return names
 
 
 def _new_queries(
@@ -179,6 +196,18 @@ def _divide(texts: dict[str, str], holdout: float, seed: int) -> dict[str, list[
     return parts
 
 
+def _leaks(
+    ctx: StageContext, old: Dataset, texts: dict[str, str], parts: dict[str, list[str]]
+) -> dict[str, int]:
+    """Split -> how many of the new queries to learn from are, by their text, among its queries."""
+    of = {split: {qid: texts[qid] for qid in qids} for split, qids in parts.items()}
+    of[OLD] = dict(zip(*old.queries(DEV).to_pydict().values(), strict=True))
+    leaks = {split: len(qids) for split, qids in leaked(of.pop(TRAIN), of).items()}
+    if leaks:
+        ctx.reporter.warn(f"{describe(leaks)}; they make the update look better than it is")
+    return leaks
+
+
 def _candidates(
     ctx: StageContext,
     log: RejectLog,
@@ -200,6 +229,7 @@ def _candidates(
     if path is not None:
         items = run_lines(path)
         ctx.reporter.info(f"  candidates read as: {items.columns}")
+        items = items.renamed(_known_ids(ctx, path, items, known))
         rows = source_candidates(items, "candidates", log, known, list(texts), pids, own)
         log.check("candidates", ctx.workspace)
         if not rows.unranked():

@@ -13,6 +13,8 @@ import pyarrow as pa
 from kdscale.config import Config, Evaluate
 from kdscale.data.dataset import Dataset, Tokens, check_split
 from kdscale.data.ensemble import read_scales
+from kdscale.data.leakage import describe, leaked
+from kdscale.data.queries import TRAIN
 from kdscale.data.runs import read_run, run_tag, write_run
 from kdscale.data.schema import DEPTHS, METRICS, QUERY_FEATURES, QUERY_TYPES
 from kdscale.data.shards import write_table
@@ -84,6 +86,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "systems": len(systems),
         "queries": {c.name: len(c.qrels) for c in collections},
         "pairs": {c.name: c.pairs for c in collections},
+        **_trained_on(ctx, dataset, collections),
         "primary": settings.primary,
         "means": {row["system"]: row["measures"] for row in rows},
     }
@@ -129,6 +132,22 @@ def _check(settings: Evaluate, systems: list[System], dataset: Dataset) -> None:
     for name in ("depth", "latency_queries", "latency_threads"):
         if getattr(settings, name) < 1:
             raise KdscaleError(f"evaluate.{name} must be at least 1")
+
+
+def _trained_on(
+    ctx: StageContext, dataset: Dataset, collections: list[Collection]
+) -> dict[str, dict[str, int]]:
+    """ "leaked": how many training queries each transfer has among its queries. (Those of the
+    experiment's own splits are counted where it is prepared.)"""
+    transfers = [c for c in collections if c.transfer]
+    if not transfers or TRAIN not in dataset.splits():
+        return {}
+    others = {c.name: c.query_texts() for c in transfers}
+    train = dict(zip(*dataset.queries(TRAIN).to_pydict().values(), strict=True))
+    leaks = {name: len(qids) for name, qids in leaked(train, others).items()}
+    if leaks:
+        ctx.reporter.warn(f"{describe(leaks)}; a transfer is to be new to the students")
+    return {"leaked": leaks}
 
 
 def _load(

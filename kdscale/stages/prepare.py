@@ -18,11 +18,13 @@ from kdscale.data.candidates import candidates_by_query
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS
 from kdscale.data.ingest import ingest_negatives, ingest_passages, parse_in_parallel
-from kdscale.data.pairs import PairSampler, pair_table
+from kdscale.data.leakage import describe
+from kdscale.data.pairs import PairRow, PairSampler, pair_table
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import TRAIN
 from kdscale.data.readers import open_reader
-from kdscale.data.readers.base import ParallelReader, Reader
+from kdscale.data.readers.base import ParallelReader, Reader, RemarkingReader
+from kdscale.data.same_text import RelevantByText, count_equal_candidates
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import stream_shards, write_shards, write_table
 from kdscale.data.splits import Split, read_query_sets
@@ -30,6 +32,8 @@ from kdscale.errors import KdscaleError
 from kdscale.runtime import ray_session
 from kdscale.stages import first_stage
 from kdscale.stages.context import StageContext
+
+KEPT_LEAKS = "what is measured there says too much: prepare.leakage: drop leaves them out of train"
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -61,28 +65,37 @@ def run(ctx: StageContext) -> dict[str, Any]:
                 ctx.out / "queries" / f"{split.name}.parquet", split.queries_table(), QUERIES
             )
             write_table(ctx.out / "qrels" / f"{split.name}.parquet", split.qrels_table(), QRELS)
-        pairs, candidates = PAIRS.empty_table(), {}
+        pairs, candidates, equal = PAIRS.empty_table(), {}, {}
         for found in first_stage.candidates(ctx, OnRay(ray), reader, log, sets, pids, scratch):
             split = found.split
             candidates[split.name] = found.facts
             write_table(ctx.out / "candidates" / f"{split.name}.parquet", found.table, CANDIDATES)
+            equal[split.name] = count_equal_candidates(
+                found.table, split.judgments, prepare.min_grade, pids
+            )
             if split.name == TRAIN:
                 given = _given_negatives(ctx, reader, log, split, found.known, pids)
                 pairs = _pairs(prepare, ctx.config.seed, found, pids, given)
         write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
-        lines, passages = log.counts(), len(pids)
+        lines, passages, texts = log.counts(), len(pids), pids.texts()
+    remarks = reader.remarks() if isinstance(reader, RemarkingReader) else []
     stats = {
         "splits": [split.name for split in splits],
         "passages": passages,
         "passages_cut": cut,
         "queries_cut": sum(query_set.texts_cut for query_set in sets),
+        "passages_repeated": passages - texts,  # with the text of another, one of each not counted
+        "candidates_equal": equal,
         "queries": {split.name: split.counts for split in splits},
         "candidates": candidates,
         "pairs": pairs.num_rows,
         "lines": lines,
+        "remarks": remarks,
     }
     (ctx.out / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
     _tell(ctx, stats)
+    for remark in remarks:
+        ctx.reporter.info(f"  {remark}")
     return stats
 
 
@@ -141,20 +154,16 @@ def _pairs(
         prepare.min_grade,
         prepare.easy_negatives,
     )
-    found, judgments = candidates_by_query(first.table), first.split.judgments
-    return pair_table(
-        (
-            qid,
-            sampler.sample(
-                qid,
-                judgments[qid],
-                found.get(qid, ()),
-                given.get(qid, ()),
-                never={qid} & first.own,
-            ),
-        )
-        for qid in first.split.texts
-    )
+    split = first.split
+    found = candidates_by_query(first.table)
+    relevant = RelevantByText(split.texts, split.judgments, prepare.min_grade, pids)
+
+    def sampled(qid: str) -> list[PairRow]:
+        never = relevant.of(qid) | ({qid} & first.own)
+        of_query = found.get(qid, ()), given.get(qid, ())
+        return sampler.sample(qid, split.judgments[qid], *of_query, never)
+
+    return pair_table((qid, sampled(qid)) for qid in split.texts)
 
 
 def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
@@ -166,6 +175,33 @@ def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
     if refused:
         counts = ", ".join(f"{n} of {kind}" for kind, n in refused.items())
         ctx.reporter.warn(f"refused lines: {counts} (rejected.jsonl has each with its reason)")
+    if stats["passages_cut"]:
+        ctx.reporter.info(
+            f"  {stats['passages_cut']} passages were longer than prepare.max_chars and cut there"
+        )
+    if stats["passages_repeated"]:
+        equal = {name: e["repeated"] for name, e in stats["candidates_equal"].items()}
+        counts = ", ".join(f"{count} of {name}" for name, count in equal.items() if count)
+        ctx.reporter.info(
+            f"  {stats['passages_repeated']} passages have the text of another"
+            + (f"; candidates with the text of a better one: {counts}" if counts else "")
+        )
+    unjudged = {name: e["unjudged"] for name, e in stats["candidates_equal"].items()}
+    if any(unjudged.values()):
+        counts = ", ".join(f"{count} of {name}" for name, count in unjudged.items() if count)
+        ctx.reporter.warn(
+            f"candidates with the text of a relevant passage, but without a judgment: {counts}; "
+            "measures count them as not relevant"
+        )
+    train = stats["queries"].get(TRAIN, {})
+    if train.get("leaked"):
+        what = "left out (prepare.leakage: drop)" if train["dropped_as_leaked"] else KEPT_LEAKS
+        ctx.reporter.warn(f"{describe(train['leaked'])}; {what}")
+    if train.get("repeated"):
+        ctx.reporter.info(
+            f"  {train['repeated']} training queries ask what an earlier one asks; what is "
+            "relevant to one of them is no negative of the others"
+        )
     for name, counts in stats["queries"].items():
         if counts["dropped"]:
             what = "relevant passage" if name == TRAIN else "judgment"

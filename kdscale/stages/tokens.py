@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from kdscale.data.ingest import TEXT, ingest_extra_text
 from kdscale.data.raymap import BLOCK_ROWS, in_blocks
 from kdscale.data.schema import BLOCKS, PASSAGE_TOKENS, QUERY_TOKENS
 from kdscale.data.shards import stream_shards, write_table
+from kdscale.data.token_cuts import are_many, count_cuts, describe
 from kdscale.data.tokenise import (
     TokenSpool,
     block_table,
@@ -62,6 +64,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
             if prepare.extra_text:
                 _tokenise_extra(ctx, str(tokenizer_json), spool)
         queries = _tokenise_queries(ctx, dataset, encoder)
+        lengths = spool.lengths()[:passages]  # those of extra text come after them
+        cuts = count_cuts(dataset, encoder, ctx.out / "passages", lengths, queries)
         packed = pack_blocks(
             spool,
             encoder.cls_id,
@@ -79,12 +83,19 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "block_length": prepare.block_length,
         "tokenizer": sha256_file(tokenizer_json),
         "passages": passages,
-        "queries": queries,
+        "queries": {split: len(of_split) for split, of_split in queries.items()},
+        "pairs": cuts,
         "text_tokens": text_tokens,
         "blocks": blocks,
     }
     (ctx.out / TOKENS_INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
     ctx.reporter.info(f"  {text_tokens} tokens of text, {blocks} blocks")
+    for split, counts in cuts.items():
+        said = describe(split, counts, prepare.max_length)
+        if said and are_many(counts):
+            ctx.reporter.warn(said)
+        elif said:
+            ctx.reporter.info(f"  {said}")
     return info
 
 
@@ -110,23 +121,32 @@ def _pair_encoder(ctx: StageContext) -> PairEncoder:
     return encoder
 
 
-def _tokenise_queries(ctx: StageContext, dataset: Dataset, encoder: PairEncoder) -> dict[str, int]:
-    """Write the token ids of each split's queries; the number of queries of each."""
-    counts = {}
+def _tokenise_queries(
+    ctx: StageContext, dataset: Dataset, encoder: PairEncoder
+) -> dict[str, dict[str, int]]:
+    """Write the token ids of each split's queries, as much as a pair can use; split -> qid ->
+    tokens of the whole query."""
+    lengths, longest = {}, _longest(ctx)
     for split in dataset.splits():
         queries = dataset.queries(split)
-        ids = pa.array(encoder.tokenise(queries["text"].to_pylist()), pa.list_(pa.int32()))
+        whole = encoder.tokenise(queries["text"].to_pylist(), keep=sys.maxsize)
+        ids = pa.array([ids[:longest] for ids in whole], pa.list_(pa.int32()))
         table = pa.table([queries["qid"], ids], schema=QUERY_TOKENS)
         write_table(ctx.out / "queries" / f"{split}.parquet", table, QUERY_TOKENS)
-        counts[split] = queries.num_rows
-    return counts
+        lengths[split] = dict(zip(queries["qid"].to_pylist(), map(len, whole), strict=True))
+    return lengths
+
+
+def _longest(ctx: StageContext) -> int:
+    """As `PairEncoder.tokenise` keeps them."""
+    return max(KEPT_TOKENS, ctx.config.prepare.max_length)
 
 
 def _tokenise_passages(
     ctx: StageContext, dataset: Dataset, tokenizer_json: str, spool: TokenSpool
 ) -> Iterator[pa.Table]:
     """PASSAGE_TOKENS, cut to what a pair can use; the spool gets them whole."""
-    longest = max(KEPT_TOKENS, ctx.config.prepare.max_length)
+    longest = _longest(ctx)
     with ctx.reporter.task("tokenising passages", dataset.passage_count()) as task:
         for table in tokenise_tables(dataset.passages(BLOCK_ROWS), tokenizer_json, task):
             spool.add(table["ids"])

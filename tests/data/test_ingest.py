@@ -15,6 +15,7 @@ from kdscale.data.ingest import (
 )
 from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
+from kdscale.data.records import NO_TEXT
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 from kdscale.store import LocalWorkspace
@@ -98,7 +99,7 @@ def test_extra_text(tmp_path, log):
     paths = [str(good), str(zipped)]
     rows = list(ingest_extra_text(paths, log, max_chars=7, keep=LocalWorkspace(tmp_path)))
     assert rows == [("one two",), ("three",), ("long te",)]
-    assert reasons(log, str(good)) == {"no text": 4, "empty text": 1}
+    assert reasons(log, str(good)) == {NO_TEXT: 4, "empty text": 1}
     assert reasons(log, str(zipped)) == {"not UTF-8": 1}
     rejected = (tmp_path / "rejected.jsonl").read_text  # lines are those of the files
     log.__exit__()

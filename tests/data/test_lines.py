@@ -1,5 +1,4 @@
 import gzip
-import json
 import tracemalloc
 
 import pytest
@@ -9,7 +8,6 @@ from kdscale.data import lines
 from kdscale.data.lines import (
     MAX_LINE,
     TOO_LONG,
-    read_json_texts,
     read_lines,
     read_tsv_texts,
 )
@@ -63,38 +61,6 @@ def test_tsv_texts(tmp_path):
         ("f.tsv", 2, "not two columns (id TAB text)"),
         ("f.tsv", 3, "empty id"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ('{"_id": "1", "text": ', "not a JSON object"),
-        ('["1", "text"]', "not a JSON object"),
-        ("[" * 100_000, "not a JSON object"),
-        ('{"text": "x"}', "no id"),
-        ('{"_id": null, "text": "x"}', "no id"),
-        ('{"_id": true, "text": "x"}', "no id"),
-        ('{"_id": " ", "text": "x"}', "empty id"),
-        ('{"_id": "1"}', "no text"),
-        ('{"_id": "1", "text": 3}', "no text"),
-        ('{"_id": "1", "text": "x", "title": ["y"]}', "no text"),
-    ],
-)
-def test_malformed_json_lines(tmp_path, line, reason):
-    path = tmp_path / "f.jsonl"
-    path.write_text('{"_id": "0", "text": "x"}\n' + line + "\n")
-    items = list(read_json_texts(path))
-    assert items[0] == ("0", "x")
-    assert rejects(items) == [("f.jsonl", 2, reason)]
-    assert len(items[1].text) <= 200
-
-
-@pytest.mark.parametrize("field", ["_id", "title", "text"])
-def test_half_a_surrogate_pair_is_not_utf8(tmp_path, field):
-    record = {"_id": "1", "title": "t", "text": "x", field: "a\ud800b"}
-    path = tmp_path / "f.jsonl"
-    path.write_text(json.dumps(record) + "\n")
-    assert rejects(read_json_texts(path)) == [("f.jsonl", 1, "not UTF-8")]
 
 
 @pytest.mark.parametrize("packed", [False, True])

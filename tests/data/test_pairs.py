@@ -102,6 +102,15 @@ def test_easy_negatives_are_never_relevant():
     assert len(easy) == 5 and not set(easy) & judgments.keys()
 
 
+def test_what_is_relevant_by_its_text_is_no_negative_of_any_kind():
+    also = {*CANDIDATES[:20], *PIDS[40:]} - {"p012"}
+    rows = sample(given=["p300", "p002"], easy=5, never=also)
+    assert rows[:2] == [("p012", 1, 3), ("p002", 0, 0)]
+    assert len(rows) == 13 and not {pid for pid, grade, _ in rows if not grade} & also
+    # Nor is it a relevant one: nothing judges it.
+    assert [pid for pid, grade, _ in sample(never=also, max_positives=9) if grade] == ["p012"]
+
+
 def test_negatives_are_drawn_evenly():
     counts = np.zeros(len(CANDIDATES))
     for i in range(2000):

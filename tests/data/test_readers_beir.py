@@ -3,6 +3,7 @@ from reader_files import FILES, accepted, append, compress, copy_of, everything,
 
 from kdscale.config import BeirSource
 from kdscale.data.readers import open_reader
+from kdscale.data.records import NO_ID
 from kdscale.errors import KdscaleError
 
 
@@ -47,7 +48,7 @@ def test_malformed_lines_are_refused_once(folder):
         ("corpus.jsonl", 7, "not UTF-8"),
     ]
     assert len(accepted(reader.passages())) == 5
-    assert rejects(reader.queries("train")) == [("queries.jsonl", 6, "no id")]
+    assert rejects(reader.queries("train")) == [("queries.jsonl", 6, NO_ID)]
     assert rejects(reader.queries("dev")) == []
     assert rejects(reader.qrels("dev")) == [("dev.tsv", 4, "grade is not a whole number")]
 

@@ -3,7 +3,8 @@ from reader_files import FILES, append, compress, copy_of, everything, rejects
 
 from kdscale.config import TrecSource
 from kdscale.data.readers import open_reader, sgml
-from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
+from kdscale.data.readers.sgml import read_sgml_documents
+from kdscale.data.readers.topics import NO_TEXT, read_sgml_topics
 from kdscale.data.runs import QRELS_COLUMNS
 from kdscale.errors import KdscaleError
 
@@ -65,6 +66,98 @@ def test_topics_of_every_kind(name, topics):
     assert dict(reader.queries("all")) == topics
 
 
+def topics(tmp_path, text, *fields):
+    """(queries, remarks) of a file of topics."""
+    path, said = tmp_path / "topics", []
+    path.write_text(text)
+    found = list(read_sgml_topics(path, fields or ("title",), said.append))
+    return dict(found), said
+
+
+@pytest.mark.parametrize(
+    ("title", "query"),
+    [
+        ("<title> foo <b>bar</b> baz\n<desc> Description:\nx", "foo bar baz"),
+        ("<title>H<sub>2</sub>O and<br>ice &lt;cold&gt;</title>", "H2O and ice <cold>"),
+        ("<title>the <species>heron</species> fishes</title><narr>x</narr>", "the heron fishes"),
+        ("<info><title>nested</title><desc>x</desc></info>", "nested"),
+        ("<title> a\n<querytime> Tue Feb 08\n", "a"),
+        ("<TITLE> Topic: Airbus <!-- a <b> comment -->Subsidies <DESC> x", "Airbus Subsidies"),
+    ],
+)
+def test_markup_in_a_title_keeps_its_text(tmp_path, title, query):
+    assert topics(tmp_path, f"<top><num> Number: 1 {title}</top>") == ({"1": query}, [])
+
+
+def test_topics_without_a_title_are_queries_by_what_they_have(tmp_path):
+    """As TREC 4, its clinical trials, its precision medicine and COVID have them."""
+    found, said = topics(
+        tmp_path,
+        "<top>\n<num> Number: 201\n<desc> Description:\nWhich birds fish?\n</top>\n"
+        "<topics>\n<topic number='2'>\nA man of 45, <b>ill</b>.\n</topic>\n"
+        "<topic number='3'><disease>Liposarcoma</disease> <gene>CDK4</gene>\n"
+        "<other>GERD</other></topic>\n"
+        "<topic number='4'><query>origin of it</query><question>whence?</question>\n"
+        "<narrative>long</narrative></topic>\n"
+        "<topic number='5' template='x'><field name='a'>one</field><field name='b'>two</field>\n"
+        "</topic><topic number='6'><title>t</title></topic></topics>\n",
+    )
+    assert found == {
+        "201": "Which birds fish?",
+        "2": "A man of 45, ill.",
+        "3": "Liposarcoma CDK4 GERD",
+        "4": "origin of it",
+        "5": "one two",
+        "6": "t",
+    }
+    assert said == [
+        "topics: 4 of 6 topics have no <title>; their query is their <desc> (1), their text (1), "
+        "all that they have (2)"
+    ]
+
+
+def test_the_fields_that_are_the_query_can_be_chosen(tmp_path):
+    text = (
+        "<topic number='1'><title>t</title><description>d</description></topic>"
+        "<topic number='2'><title>only</title></topic>"
+        "<topic number='3'><narrative>Narrative: n</narrative></topic>"
+    )
+    assert topics(tmp_path, text, "title", "desc")[0] == {"1": "t d", "2": "only", "3": "n"}
+    found, said = topics(tmp_path, text, "Description", "narr")
+    assert found == {"1": "d", "2": "only", "3": "n"}
+    assert said == [
+        "topics: 1 of 3 topics have no <desc> or <narr>; their query is their <title> (1)"
+    ]
+    with pytest.raises(KdscaleError, match=r"no topic of .* has a <gene>; their fields are: title"):
+        topics(tmp_path, text, "gene")
+
+
+def test_what_was_chosen_of_topics_is_remarked_once(folder):
+    path = folder / "topics.xml"
+    path.write_text("<topic number='001'>which birds fish</topic><topic number='2'>b</topic>")
+    reader = open_reader(source(folder, "topics.xml"))
+    assert reader.remarks() == []
+    assert dict(reader.queries("all")) == {"001": "which birds fish", "2": "b"}
+    assert [qid for qid, *_ in reader.qrels("all")] == ["001", "001", "2", "2"]
+    assert {qid for qid, *_ in reader.candidates("all")} == {"001", "2"}
+    assert list(reader.queries("all")) and list(reader.qrels("all"))
+    assert reader.remarks() == [
+        "topics.xml: 2 of 2 topics have no <title>; their query is their text (2)",
+        "1 query ids of qrels.txt are those of topics.xml by their number (1 is 001)",
+        "1 query ids of run.txt are those of topics.xml by their number (1 is 001)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["topics.tsv", "topics.jsonl"])
+def test_fields_of_files_without_any_are_refused(folder, name):
+    (folder / "topics.jsonl").write_text('{"id": 1, "text": "birds that fish"}\n')
+    reader = open_reader(source(folder, name, topic_fields=["desc"]))
+    with pytest.raises(KdscaleError, match=r"source\.topic_fields: .*topics\..* no fields"):
+        list(reader.queries("all"))
+    with pytest.raises(KdscaleError, match=r"source\.topic_fields is empty"):
+        open_reader(source(folder, topic_fields=[]))
+
+
 def test_topics_as_json_lines(folder):
     (folder / "topics.jsonl").write_text('{"id": 1, "text": "birds that fish"}\n')
     reader = open_reader(source(folder, "topics.jsonl"))
@@ -110,13 +203,13 @@ def test_malformed_documents_are_refused_and_the_others_read(folder):
 def test_malformed_topics_are_refused(tmp_path):
     path = tmp_path / "topics"
     path.write_text(
-        "<top>\n<title>no number\n</top>\n<top><num>2<desc>no title</top>\n<top><num>3<title>a\n"
+        "<top>\n<title>no number\n</top>\n<top><num>2<desc></top>\n<top><num>3<title>a\n"
         "<top><num>4<title>b</top>\n"
     )
     items = list(read_sgml_topics(path))
     assert rejects(items) == [
         ("topics", 1, "topic without a number"),
-        ("topics", 4, "topic without a title"),
+        ("topics", 4, NO_TEXT),
     ]
     assert items[2:] == [("3", "a"), ("4", "b")]
 

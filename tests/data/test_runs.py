@@ -131,6 +131,8 @@ def test_what_a_run_cannot_hold_is_refused(tmp_path, qid, pid, score, tag, messa
         "q1\td1\t1\nq1\td2\t0\n",
         "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\n",
         "query-id\tQ0\tcorpus-id\tRelevance\r\nq1\t0\td1\t1\r\nq1\t0\td2\t0\r\n",
+        "q1 0 d1 1.0\nq1 0 d2 0.0\n",
+        "query-id\tcorpus-id\tscore\nq1\td1\t1.0\nq1\td2\t0e0\n",
     ],
 )
 def test_qrels_in_their_dialects(tmp_path, text):
@@ -141,7 +143,8 @@ def test_malformed_qrels(tmp_path):
     path = write(
         tmp_path / "q",
         "q1 0 d1 1\nq1 d1 1\nq1 0 7\nq1 0 d1 high\nq1 0 d1 0.5\n\t0\td1\t1\n"
-        "query-id\t0\tcorpus-id\tscore\nq1 0 d2 -1\nq1 0 d3 -2147483648\n",
+        "query-id\t0\tcorpus-id\tscore\nq1 0 d2 -1\nq1 0 d3 -2147483648\n"
+        "q1 0 d4 nan\nq1 0 d4 inf\n",
     )
     assert rejects(qrels_lines(path)) == [
         ("q", 2, QRELS_COLUMNS),
@@ -151,6 +154,8 @@ def test_malformed_qrels(tmp_path):
         ("q", 6, "empty id"),
         ("q", 7, "grade is not a whole number"),  # only the first line can be a header
         ("q", 9, "grade is too large"),  # for the tables that it goes into
+        ("q", 10, "grade is not a whole number"),
+        ("q", 11, "grade is not a whole number"),
     ]
     assert accepted(qrels_lines(path)) == [("q1", "d1", 1), ("q1", "d2", -1)]
     with pytest.raises(KdscaleError, match=r"q, line 2: .*'q1 d1 1'; mend that line"):

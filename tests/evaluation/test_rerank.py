@@ -133,6 +133,20 @@ def test_passages_beyond_the_depth_need_no_text(files):
     assert files.rerank(depth=2) == 14
 
 
+def test_queries_are_found_by_their_number(files):
+    files.rerank()
+    before = files.output.read_text()
+    topics = "".join(
+        f"<topic number='{qid[1:]:0>3}'>{text}</topic>\n" for qid, text in files.queries.items()
+    )
+    (files.root / "topics.xml").write_text(f"<topics>\n{topics}</topics>\n")
+    assert files.rerank(queries=files.root / "topics.xml") == 42
+    assert files.output.read_text() == before  # with the run's own ids
+    shown = " ".join(files.shown.getvalue().split())
+    assert "7 query ids of bm25.trec are those of topics.xml by their number (q0 is 000)" in shown
+    assert "10 of 10 topics have no <title>; their query is their text (10)" in shown
+
+
 def test_an_unknown_passage_is_named_with_its_line(files):
     lines = files.run.read_text().splitlines()
     lines[9] = "q1 Q0 nowhere 4 96 bm25"

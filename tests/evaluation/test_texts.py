@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdscale.data.readers.base import Reject
+from kdscale.data.records import NO_TEXT
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.texts import read_passages, read_queries
 
@@ -77,7 +78,7 @@ def test_numbers_are_ids_and_rows_without_id_or_text_are_refused(tmp_path):
     pq.write_table(pa.table({"id": [7, None, 9], "text": ["river", "bank", None]}), path)
     found = list(read_passages(path))
     assert found[0] == ("7", "river")
-    assert [(r.line, r.reason) for r in found[1:]] == [(2, "empty id"), (3, "no text")]
+    assert [(r.line, r.reason) for r in found[1:]] == [(2, "empty id"), (3, NO_TEXT)]
     assert all(isinstance(r, Reject) for r in found[1:])
 
 
@@ -89,9 +90,20 @@ def test_mistakes(tmp_path):
     with pytest.raises(KdscaleError, match=r"cannot read .*bad.parquet as Parquet"):
         list(read_passages(bad))
     other = tmp_path / "other.parquet"
-    pq.write_table(pa.table({"pid": ["a"], "body": ["x"]}), other)
-    with pytest.raises(KdscaleError, match=r'columns pid .*, body .*; it needs "text"'):
+    pq.write_table(pa.table({"pid": ["a"], "abstract": ["x"]}), other)
+    needs = r"columns pid .*, abstract .*; it needs a text .*passage.* and an id .*docid"
+    with pytest.raises(KdscaleError, match=needs):
         list(read_queries(other))
+
+
+def test_parquet_by_the_names_that_collections_use(tmp_path):
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"docid": [1, 2], "title": ["River", None], "text": ["a", "b"]}), path)
+    assert list(read_passages(path)) == [("1", "River a"), ("2", "b")]  # as its JSON lines do
+    pq.write_table(pa.table({"passage": ["p"], "query": ["why"], "query_id": ["q"]}), path)
+    assert list(read_queries(path)) == [("q", "why")]
+    pq.write_table(pa.table({"id": ["q"], "title": ["why"]}), path)
+    assert list(read_queries(path)) == [("q", "why")]
 
 
 @pytest.mark.parametrize(

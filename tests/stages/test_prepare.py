@@ -213,6 +213,25 @@ def test_an_undivided_source_with_its_own_candidates(ray_cluster, encoder, beir,
         run_stage(prepare.run, small_config(encoder, source), tmp_path / "other")
 
 
+def test_a_page_crawled_twice_is_no_negative_of_its_query(ray_cluster, encoder, beir, tmp_path):
+    folder = shutil.copytree(beir, tmp_path / "twice")
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    twins = [{**row, "_id": f"x{row['_id']}", "text": f"  {row['text']}."} for row in rows]
+    write_jsonl(folder / "corpus.jsonl", [*rows, *twins])
+    config = small_config(encoder, folder, easy_negatives=20)
+    facts = run_stage(prepare.run, config, tmp_path / "dataset")
+    dataset = Dataset(tmp_path / "dataset")
+    assert facts["passages"] == 320 and facts["passages_repeated"] == 160
+    relevant = {r["qid"]: r["pid"] for r in dataset.qrels("train").to_pylist()}
+    found = {(r["qid"], r["pid"]) for r in dataset.candidates("train").to_pylist()}
+    assert sum((qid, f"x{pid}") in found for qid, pid in relevant.items()) > 30  # they are found
+    assert facts["candidates_equal"]["train"]["unjudged"] > 30
+    assert facts["candidates_equal"]["test"]["repeated"] > 60
+    pairs = dataset.pairs().to_pylist()
+    assert len(pairs) == 60 * 25
+    assert not [r for r in pairs if r["pid"] == f"x{relevant[r['qid']]}"]
+
+
 def test_the_negatives_of_triples_are_used_first(ray_cluster, encoder, beir, tmp_path):
     files = msmarco(beir, tmp_path / "files")
     source = MsMarcoSource(
@@ -282,6 +301,23 @@ def test_blocks_hold_every_passage_whole(prepared):
     assert missing <= 2  # those in the tail that fills no block
     assert tokens.info["blocks"] == len(blocks)
     assert tokens.info["text_tokens"] == sum(map(len, passages.values()))
+
+
+def test_what_the_pairs_lose_is_counted_and_told(prepared, tmp_path, capsys):
+    """In all of 13 tokens of text: most pairs lose some, and no query of three."""
+    config, dataset, _ = prepared
+    short = small_config(config.teacher.model, config.source, max_length=16)
+    facts = run_stage(tokens_stage.run, short, tmp_path / "short", dataset=dataset)
+    tokens, encoder = Tokens(tmp_path / "short"), Tokens(tmp_path / "short").encoder()
+    pairs = Dataset(dataset).pairs().to_pylist()
+    texts = tokens.passage_ids(pair["pid"] for pair in pairs)
+    longer = sum(len(texts[pair["pid"]]) + 3 > encoder.budget for pair in pairs)
+    assert facts["pairs"]["train"]["pairs"] == 300 and longer > 100
+    assert facts["pairs"]["train"]["cut"]["pairs"] == longer
+    assert facts["pairs"]["train"]["cut"]["queries"] == 0
+    assert facts["pairs"]["test"]["pairs"] == Dataset(dataset).candidates("test").num_rows
+    told = " ".join(capsys.readouterr().out.split())
+    assert "of the training pairs are longer than prepare.max_length (16 tokens)" in told
 
 
 def test_extra_text_and_the_budget(prepared, tmp_path):

@@ -67,6 +67,14 @@ class Reader(Protocol):
 
 
 @runtime_checkable
+class RemarkingReader(Protocol):
+    """A reader that sometimes has to choose what a file means, and says what it chose."""
+
+    def remarks(self) -> list[str]:
+        """A line each, of what has been read so far; no line twice."""
+
+
+@runtime_checkable
 class ParallelReader(Protocol):
     """A reader whose cost is parsing many files, so that its caller may spread the work.
 

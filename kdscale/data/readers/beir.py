@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.config import BeirSource
-from kdscale.data.lines import read_json_texts
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import digests
+from kdscale.data.records import read_json_passages, read_json_queries
 from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
@@ -43,7 +43,7 @@ class BeirReader:
         }
 
     def passages(self) -> Iterator[tuple[str, str] | Reject]:
-        return read_json_texts(self._corpus)
+        return read_json_passages(self._corpus)
 
     def splits(self) -> list[str]:
         return list(self._qrels)
@@ -51,7 +51,7 @@ class BeirReader:
     def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
         """Malformed lines belong to no split: they are reported with the first, once."""
         judged = {item[0] for item in self.qrels(split) if not isinstance(item, Reject)}
-        for item in read_json_texts(self._queries):
+        for item in read_json_queries(self._queries):
             if split == self.splits()[0] if isinstance(item, Reject) else item[0] in judged:
                 yield item
 

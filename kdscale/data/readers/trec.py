@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kdscale.config import TrecSource
-from kdscale.data.lines import read_by_first_char, read_json_texts, read_tsv_texts
+from kdscale.data.lines import Texts, TextsReader, read_by_first_char, read_tsv_texts
+from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import check_files, check_splits, digests
-from kdscale.data.readers.sgml import read_sgml_documents, read_sgml_topics
+from kdscale.data.readers.sgml import read_sgml_documents
+from kdscale.data.readers.topics import TITLE, read_sgml_topics
+from kdscale.data.records import read_json_passages, read_json_queries
 from kdscale.data.runfiles import RunLines, run_lines
 from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError
@@ -27,6 +30,10 @@ class TrecReader:
         self._topics = check_files(source.topics, "source.topics")
         self._qrels = check_files(source.qrels, "source.qrels")
         self._runs = check_files(source.runs, "source.runs")
+        self._topic_fields = source.topic_fields
+        self._remarks: dict[str, None] = {}
+        if not source.topic_fields:
+            raise KdscaleError("source.topic_fields is empty; name the fields that are the query")
         check_splits(
             ("source.topics", source.topics),
             ("source.qrels", source.qrels),
@@ -43,24 +50,57 @@ class TrecReader:
 
     def passages(self) -> Iterator[tuple[str, str] | Reject]:
         for path in self._documents:
-            yield from read_by_first_char(path, {"{": read_json_texts}, read_sgml_documents)
+            yield from read_by_first_char(path, {"{": read_json_passages}, read_sgml_documents)
 
     def splits(self) -> list[str]:
         return list(self._topics)
 
     def queries(self, split: str) -> Iterator[tuple[str, str] | Reject]:
-        formats = {"{": read_json_texts, "<": read_sgml_topics}
-        return read_by_first_char(self._topics[split], formats, read_tsv_texts)
+        path = self._topics[split]
+        formats = {"{": self._plain(read_json_queries), "<": self._read_topics}
+        return read_by_first_char(path, formats, self._plain(read_tsv_texts))
 
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
-        return qrels_lines(self._qrels[split])
+        path = self._qrels[split]
+        return renamed(qrels_lines(path), self._ids_of_topics(split, path, qrels_lines(path)))
 
     def candidates(self, split: str) -> RunLines | None:
         path = self._runs.get(split)
-        return run_lines(path) if path else None
+        if not path:
+            return None
+        lines = run_lines(path)
+        return lines.renamed(self._ids_of_topics(split, path, lines))
 
     def negatives(self) -> None:
         return None
+
+    def remarks(self) -> list[str]:
+        return list(self._remarks)
+
+    def _read_topics(self, path: Path) -> Texts:
+        return read_sgml_topics(path, self._topic_fields, self._remark)
+
+    def _plain(self, read: TextsReader) -> TextsReader:
+        """A reader of queries that have no fields."""
+
+        def check(path: Path) -> Texts:
+            if tuple(self._topic_fields) != TITLE:
+                raise KdscaleError(
+                    f"source.topic_fields: {path} is not in SGML or XML, its queries have no "
+                    "fields; leave topic_fields out"
+                )
+            return read(path)
+
+        return check
+
+    def _ids_of_topics(self, split: str, path: Path, lines: Iterable[Any]) -> dict[str, str]:
+        names = same_numbers(ids_of(self.queries(split)), ids_of(lines))
+        if names:
+            self._remark(describe(names, path.name, self._topics[split].name))
+        return names
+
+    def _remark(self, remark: str) -> None:
+        self._remarks[remark] = None
 
 
 def _expand(patterns: list[str]) -> list[Path]:
