@@ -18,6 +18,7 @@ from kdscale.data.candidates import candidates_by_query
 from kdscale.data.clean import RejectLog
 from kdscale.data.pids import PassageIds
 from kdscale.data.readers import open_reader
+from kdscale.data.same_text import text_key
 from kdscale.data.schema import PASSAGES
 from kdscale.data.shards import write_shards
 from kdscale.data.splits import read_query_sets
@@ -54,8 +55,8 @@ def find(folder, source, **prepare):
         closing(PassageIds(out)) as pids,
     ):
         passages = list(reader.passages())
-        for pid, _ in passages:
-            pids.add(pid)
+        for pid, text in passages:
+            pids.add(pid, text_key(text))
         columns = [list(c) for c in zip(*passages, strict=True)]
         write_shards(out / "passages", pa.table(columns, schema=PASSAGES), PASSAGES, 2)
         sets = read_query_sets(reader, settings, 1, log, pids, ctx.workspace)
