@@ -1,10 +1,14 @@
-"""Lines of text files, plain or .gz, one at a time, with their numbers."""
+"""Lines of text files, plain or packed, one at a time, with their numbers."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -25,8 +29,36 @@ EMPTY_ID = "empty id"
 _BOM = b"\xef\xbb\xbf"
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+# What a file is shows in its first bytes: names tell less, since downloads lose or keep a suffix.
+_PACKED = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY": bz2.open, rb"\xfd7zXZ\x00": lzma.open}
+SUFFIXES = (".gz", ".bz2", ".xz")  # that such files usually have
+_INSIDE = "and give a file that was in it"
+_REFUSED = {
+    rb"\x28\xb5\x2f\xfd": "is packed by Zstandard; unpack it (zstd -d)",
+    rb"\x1f\x9d": "is packed by compress; unpack it (gzip -d)",
+    rb"PK\x03\x04": f"is a zip archive; unpack it (unzip) {_INSIDE}",
+    rb"7z\xbc\xaf": f"is a 7z archive; unpack it {_INSIDE}",
+    rb"[^\n]{257}(?<=\x00)ustar": f"is a tar archive; unpack it (tar -xf) {_INSIDE}",
+    rb"PAR1[\x00-\x08\x0b-\x1f]": "is Parquet, which is not read here; write it as lines of text",
+}
+_SHOWS = 512  # bytes in which it does
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """A file's content, unpacked where it is packed by gzip, bzip2 or xz, whatever its name says.
+
+    Raises KdscaleError for an archive and for what is packed in another way.
+    """
+    with path.open("rb") as raw:
+        start = raw.peek(_SHOWS)
+        unpack = next((way for magic, way in _PACKED.items() if re.match(magic, start)), None)
+        with unpack(raw) if unpack else raw as handle:
+            start = handle.peek(_SHOWS)
+            for magic, why in _REFUSED.items():
+                if re.match(magic, start, re.DOTALL):
+                    raise KdscaleError(f"{path} {why}")
+            yield handle
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str] | Reject]:
@@ -54,10 +86,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str] | Reject]:
                     continue
                 if line and not line.isspace():
                     yield number, line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise KdscaleError(f"{path} is a damaged .gz file ({error}); fetch it again") from None
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(path, error) from None
     except OSError as error:
+        if error.errno is None:  # of gzip and bz2, not of the system
+            raise _damaged(path, error) from None
         raise KdscaleError(f"cannot read {path} ({error.strerror or error})") from None
+
+
+def _damaged(path: Path, error: Exception) -> KdscaleError:
+    return KdscaleError(f"{path} is damaged ({error}); fetch it again")
 
 
 def parse_lines(path: Path, parse: Callable[[str], T | str | None]) -> Iterator[T | Reject]:

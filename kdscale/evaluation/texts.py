@@ -33,7 +33,8 @@ Names = tuple[tuple[str, ...], tuple[str, ...]]  # of the id and of the text
 def read_passages(path: Path) -> Texts:
     """Parquet (a file, or a folder of files), JSON lines, TREC SGML, or `id TAB text`.
 
-    All but Parquet plain or .gz. Raises KdscaleError for a file that is absent or unreadable.
+    All but Parquet may be packed (`kdscale.data.lines`). Raises KdscaleError for a file that is
+    absent or unreadable.
     """
     names = (ID_NAMES, TEXT_NAMES)
     return _read(path, "passages", names, read_json_passages, read_sgml_documents)

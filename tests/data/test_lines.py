@@ -1,6 +1,13 @@
+import bz2
 import gzip
+import io
+import lzma
+import tarfile
 import tracemalloc
+import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reader_files import rejects
 
@@ -31,18 +38,77 @@ def test_a_line_that_is_not_utf8_is_refused_and_the_next_is_read(tmp_path):
     assert refused.text == "na\\xefve"
 
 
-@pytest.mark.parametrize("damage", ["cut short", "not gzip at all", "flipped"])
-def test_a_damaged_gz_is_named(tmp_path, damage):
-    path = tmp_path / "f.gz"
-    packed = gzip.compress(b"".join(b"line %d\n" % i for i in range(2000)))
-    path.write_bytes(
-        {
-            "cut short": packed[: len(packed) // 2],
-            "not gzip at all": b"line 0\n",
-            "flipped": packed[:1000] + bytes([packed[1000] ^ 255]) + packed[1001:],
-        }[damage]
-    )
-    with pytest.raises(KdscaleError, match=r"f\.gz is a damaged \.gz"):
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+LINES = b"".join(b"p%d\ttext %d\n" % (i, i) for i in range(2000))
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("damage", ["cut short", "flipped"])
+def test_a_damaged_file_is_named(tmp_path, packer, damage):
+    path = tmp_path / f"f.{packer}"
+    packed = PACKERS[packer](LINES)
+    cut, at = packed[: len(packed) // 2], len(packed) // 2
+    flipped = packed[:at] + bytes([packed[at] ^ 255]) + packed[at + 1 :]
+    path.write_bytes({"cut short": cut, "flipped": flipped}[damage])
+    with pytest.raises(KdscaleError, match=rf"f\.{packer} is damaged \(.*fetch it again"):
+        list(read_lines(path))
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("name", ["f.tsv", "f.tsv.gz", "f"])
+def test_how_a_file_is_packed_is_told_by_its_content(tmp_path, packer, name):
+    path = tmp_path / name
+    path.write_bytes(PACKERS[packer](LINES))
+    assert list(read_tsv_texts(path))[:2] == [("p0", "text 0"), ("p1", "text 1")]
+
+
+def test_a_file_that_a_download_unpacked_and_left_its_name_is_read(tmp_path):
+    path = tmp_path / "f.tsv.gz"
+    path.write_bytes(LINES)
+    assert len(list(read_tsv_texts(path))) == 2000
+
+
+def test_a_text_may_begin_as_an_archive_does(tmp_path):
+    path = tmp_path / "f.tsv"
+    path.write_bytes(b"PAR1\ttext\nBZh1\ttext\nPK\ttext\n")
+    assert [pid for pid, _ in read_tsv_texts(path)] == ["PAR1", "BZh1", "PK"]
+
+
+def _tar(path):
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("collection.tsv")
+        member.size = len(LINES)
+        archive.addfile(member, io.BytesIO(LINES))
+
+
+def _tar_gz(path):  # as MS MARCO is published
+    _tar(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def _zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("collection.tsv", LINES)
+
+
+def _parquet(path):
+    pq.write_table(pa.table({"pid": ["a"], "text": ["b"]}), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (_tar, "is a tar archive; unpack it"),
+        (_tar_gz, "is a tar archive; unpack it"),
+        (_zip, "is a zip archive; unpack it"),
+        (_parquet, "is Parquet, which is not read here"),
+        (lambda path: path.write_bytes(pa.compress(LINES, "zstd", asbytes=True)), "zstd -d"),
+    ],
+)
+def test_an_archive_is_no_file_of_lines(tmp_path, write, said):
+    path = tmp_path / "collection"
+    write(path)
+    with pytest.raises(KdscaleError, match=said):
         list(read_lines(path))
 
 

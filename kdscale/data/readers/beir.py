@@ -1,4 +1,4 @@
-"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or .gz."""
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or packed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.config import BeirSource
+from kdscale.data.lines import SUFFIXES
 from kdscale.data.readers.base import Reject
 from kdscale.data.readers.files import digests
 from kdscale.data.records import read_json_passages, read_json_queries
@@ -22,16 +23,19 @@ class BeirReader:
     def __init__(self, source: BeirSource):
         root = user_path(source.path, "source.path")
         if not source.path or not root.is_dir():
+            fault = (
+                f"{root} is a file; unpack it" if root.is_file() else f"no folder {source.path!r}"
+            )
             raise KdscaleError(
-                f"source.path: no folder {source.path!r}; give a BEIR folder, with corpus.jsonl, "
+                f"source.path: {fault}; give a BEIR folder, with corpus.jsonl, "
                 "queries.jsonl and qrels/"
             )
         if not source.splits:
             raise KdscaleError("source.splits is empty; map a split to a file in qrels/")
-        self._corpus = _plain_or_gz(root / "corpus.jsonl", "source.path")
-        self._queries = _plain_or_gz(root / "queries.jsonl", "source.path")
+        self._corpus = _plain_or_packed(root / "corpus.jsonl", "source.path")
+        self._queries = _plain_or_packed(root / "queries.jsonl", "source.path")
         self._qrels = {
-            split: _plain_or_gz(root / "qrels" / f"{stem}.tsv", f"source.splits.{split}")
+            split: _plain_or_packed(root / "qrels" / f"{stem}.tsv", f"source.splits.{split}")
             for split, stem in source.splits.items()
         }
 
@@ -65,12 +69,14 @@ class BeirReader:
         return None
 
 
-def _plain_or_gz(path: Path, key: str) -> Path:
-    for name in (str(path), f"{path}.gz"):
+def _plain_or_packed(path: Path, key: str) -> Path:
+    for suffix in ("", *SUFFIXES):
+        name = f"{path}{suffix}"
         found = user_path(name, key)
         if found.is_file():
             return found
     there = sorted({p.name for p in path.parent.glob("*") if p.is_file()})[:8]
     raise KdscaleError(
-        f"{key}: no file {path} (nor .gz); that folder has {', '.join(there) or 'no files'}"
+        f"{key}: no file {path} (nor {', '.join(SUFFIXES)}); that folder has "
+        f"{', '.join(there) or 'no files'}"
     )

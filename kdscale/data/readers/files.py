@@ -17,7 +17,7 @@ def check_file(path: str, key: str) -> Path:
     found = user_path(path, key)
     if not found.is_file():
         what = "is a folder" if found.is_dir() else "does not exist"
-        raise KdscaleError(f"{key}: {path} {what}; give the path of a file (plain or .gz)")
+        raise KdscaleError(f"{key}: {path} {what}; give a file (plain, gzip, bzip2 or xz)")
     return found
 
 

@@ -113,7 +113,7 @@ def _expand(patterns: list[str]) -> list[Path]:
         files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
             raise KdscaleError(
-                f"source.documents: no file {pattern}; list files or globs (folder/*), plain or .gz"
+                f"source.documents: no file {pattern}; list files, or globs (folder/*)"
             )
         found.update(dict.fromkeys(files))
     return list(found)
