@@ -51,8 +51,6 @@ def check_transfers(config: Config) -> None:
             )
         if name.isdigit():
             raise KdscaleError(f"{key}: the name of a transfer is no number; give it a word")
-        if transfer.depth < 1 or (transfer.max_queries is not None and transfer.max_queries < 1):
-            raise KdscaleError(f"{key}: depth and max_queries must be at least 1")
         if split == "all":
             raise KdscaleError(
                 f'{key}.split: "all" is a query set to be divided, and a transfer is evaluated '

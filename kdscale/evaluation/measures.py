@@ -155,8 +155,8 @@ def _check_providers(measure: Measure, name: str, setting: str) -> None:
     able = _supporting(measure)
     if not able:
         raise KdscaleError(
-            f"{setting}: {_shown(name)} cannot be computed: nothing that ir-measures knows supports "
-            "it with these parameters; write it like nDCG@10 or AP(rel=2)"
+            f"{setting}: {_shown(name)} cannot be computed: nothing that ir-measures knows "
+            "supports it with these parameters; write it like nDCG@10 or AP(rel=2)"
         )
     if not any(provider.is_available() for provider in able):
         ways = [f"{p.NAME}: {p.install_instructions()}" for p in able]

@@ -152,8 +152,6 @@ def _check(wanted: Wanted, out: Path) -> None:
         )
     if wanted.int8 and not wanted.onnx:
         raise KdscaleError("export: --int8 is a form of ONNX; give --onnx as well")
-    if (wanted.min_count is not None and wanted.min_count < 1) or wanted.recovery_steps < 0:
-        raise KdscaleError("export: a token's count is at least 1, and recovery steps at least 0")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise KdscaleError(f"export: {out} is not empty; give -o a new or empty folder")
     if wanted.onnx:

@@ -126,9 +126,6 @@ def _check(settings: Evaluate, systems: list[System], dataset: Dataset) -> None:
         raise KdscaleError(
             f"evaluate.baseline: no system {settings.baseline!r}, only {', '.join(names)}"
         )
-    for name in ("depth", "latency_queries", "latency_threads"):
-        if getattr(settings, name) < 1:
-            raise KdscaleError(f"evaluate.{name} must be at least 1")
 
 
 def _load(

@@ -232,7 +232,6 @@ def test_another_baseline(world, tmp_path):
         ({"splits": []}, r"evaluate.splits is empty"),
         ({"measures": ["nDGC@10"]}, r"unknown measure 'nDGC@10'.*nDCG@10"),
         ({"baseline": "bm52"}, r"no system 'bm52', only bm25, teacher, ranker_distill/tiny"),
-        ({"depth": 0}, r"evaluate.depth must be at least 1"),
     ],
 )
 def test_a_mistake_is_told_before_any_work(world, tmp_path, settings, message):
