@@ -115,7 +115,10 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("ranker: {intermediate_losses: {hiden: 1}}", "did you mean hidden"),
         ("ranker: {soft_losses: {}}", r"ranker\.soft_losses: at least one loss"),
         (f"students: [{SHAPE}]\nlm: {{layer_map: [1]}}", r"lm\.layer_map: \[1\] .* 2 layers"),
-        (f"students: [{SHAPE}]\nlm: {{layer_map: [0, 1]}}", r"lm\.layer_map\[0\]: 1 or more, not 0"),
+        (
+            f"students: [{SHAPE}]\nlm: {{layer_map: [0, 1]}}",
+            r"lm\.layer_map\[0\]: 1 or more, not 0",
+        ),
         (
             f"students: [{SHAPE}]\nlm: {{losses: {{hidden: 1}}, relation_heads: 7}}\n"
             "ranker: {intermediate_losses: {qkv: 1}}",

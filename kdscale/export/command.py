@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kdscale.bounds import Count, Natural, check_options
 from kdscale.errors import KdscaleError
 
 PARTS = ("heads", "ffn")
@@ -53,7 +52,6 @@ def add_to(commands: Any) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    check_options(args, trim_vocabulary=Count, recovery_steps=Natural)
     shares = parse_shares(args.prune) if args.prune is not None else {}
     from kdscale.export.run import Wanted, export
     from kdscale.progress import Reporter

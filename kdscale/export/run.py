@@ -18,6 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 import kdscale
+from kdscale.bounds import Count, Natural, check_number
 from kdscale.config import Ranker
 from kdscale.data.dataset import Dataset
 from kdscale.data.groups import GroupSource
@@ -150,6 +151,8 @@ def _check(wanted: Wanted, out: Path) -> None:
         raise KdscaleError(
             "export: nothing to do; give --onnx, --prune heads=SHARE,ffn=SHARE or --trim-vocabulary"
         )
+    check_number(Count, wanted.min_count, "export: --trim-vocabulary")
+    check_number(Natural, wanted.recovery_steps, "export: --recovery-steps")
     if wanted.int8 and not wanted.onnx:
         raise KdscaleError("export: --int8 is a form of ONNX; give --onnx as well")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
