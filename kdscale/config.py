@@ -7,7 +7,7 @@ stand in the types. A source is a tagged union: the key `type` chooses the class
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from kdscale.bounds import (
     Amount,
@@ -27,6 +27,7 @@ STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_r
 HARD_LOSSES = ("lce", "bce", "listnet", "lambdaloss")
 SOFT_LOSSES = ("pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet")
 INTERMEDIATE_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+DEFAULT = "default"  # of a setting by collection: of those that it does not name
 LM_LOSSES = (*INTERMEDIATE_LOSSES, "mlm", "mlm_kl")
 
 
@@ -258,10 +259,11 @@ class Evaluate:
     """Rankings, measures, tests and latency."""
 
     splits: list[str] = field(default_factory=lambda: ["test"])
-    measures: list[str] = field(
+    measures: list[str] | dict[str, list[str]] = field(
         default_factory=lambda: ["RR@10", "nDCG@10", "AP", "R@10", "R@50"]
-    )  # ir-measures names
-    primary: str = "nDCG@10"  # the measure of the tests and of the page's first plot
+    )  # ir-measures names. Or a mapping: by the name of a split or of a transfer, and `default`
+    primary: str | dict[str, str] = "nDCG@10"
+    # The measure of the tests, and on the first split of the page's plots. Or a mapping, likewise
     baseline: str = "teacher"  # every system is tested against this one
     alpha: ProperShare = 0.05
     margin: Positive = 0.01
@@ -273,6 +275,22 @@ class Evaluate:
     batch_tokens: Count | None = None  # as of score
     latency_queries: Count = 20
     latency_threads: Annotated[int, Bound(least=1, most=4096)] = 1
+
+    def primary_of(self, collection: str) -> str:
+        """collection: a split, or TRANSFER/SPLIT."""
+        return by_collection(self.primary, collection)
+
+    def measures_of(self, collection: str) -> list[str]:
+        """All of a collection, each once, the primary one first."""
+        names = [self.primary_of(collection), *by_collection(self.measures, collection)]
+        return list(dict.fromkeys(names))
+
+
+def by_collection(setting: Any, collection: str) -> Any:
+    """What a setting that may be a mapping says of a split, or of TRANSFER/SPLIT."""
+    if not isinstance(setting, dict):
+        return setting
+    return setting.get(collection.partition("/")[0], setting[DEFAULT])
 
 
 @dataclass

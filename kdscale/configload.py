@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
 from kdscale.bounds import check_number
-from kdscale.config import Config, Shape, Watch
+from kdscale.config import DEFAULT, Config, Shape, Watch
 from kdscale.errors import KdscaleError, nearest
 from kdscale.losscheck import check_losses
 from kdscale.models.shapes import check_shape
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
-from kdscale.transfer import check_transfers
+from kdscale.transfer import check_transfers, split_names
 from kdscale.yamltext import parse_yaml, read_yaml
 
 NAME_BYTES = 100
@@ -76,6 +76,7 @@ def check_config(config: Config) -> None:
         )
     check_losses(config)
     _check_depths(config)
+    _check_collections(config)
     check_transfers(config)
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
@@ -116,6 +117,29 @@ def _check_depths(config: Config) -> None:
                     f"evaluate.depths: {depth} candidates, but prepare.depth keeps {kept} of "
                     f"{split}; raise it"
                 )
+
+
+def _check_collections(config: Config) -> None:
+    """Raise KdscaleError for a setting by collection that names one that there is not."""
+    evaluate = config.evaluate
+    known = [*evaluate.splits, *config.prepare.split, *split_names(config.source)]
+    known = list(dict.fromkeys([DEFAULT, *known, "dev", *config.transfer]))
+    for key, setting in (
+        ("evaluate.measures", evaluate.measures),
+        ("evaluate.primary", evaluate.primary),
+    ):
+        if not isinstance(setting, dict):
+            continue
+        for name in setting:
+            if name not in known:
+                raise KdscaleError(
+                    f"{key}: no split and no transfer is named {name!r}, only "
+                    f"{', '.join(known[1:])}{nearest(name, known)}"
+                )
+        if DEFAULT not in setting:
+            raise KdscaleError(
+                f"{key}: say under `{DEFAULT}` what is measured where the mapping names no other"
+            )
 
 
 def _check_watch(watch: Watch) -> None:
@@ -198,7 +222,9 @@ def coerce(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return coerce(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        mapping = next((a for a in kinds if get_origin(a) is dict), kinds[0])
+        return coerce(mapping if isinstance(value, dict) else kinds[0], value, where)
     if origin is Literal:
         if value not in args:
             raise KdscaleError(

@@ -56,7 +56,7 @@ def check_transfers(config: Config) -> None:
                 f'{key}.split: "all" is a query set to be divided, and a transfer is evaluated '
                 "whole; name its query set otherwise, for example test"
             )
-        known = _split_names(transfer.source)
+        known = split_names(transfer.source)
         if split not in known:
             raise KdscaleError(
                 f"{key}.split: its source has no query set {split!r}, only "
@@ -64,7 +64,8 @@ def check_transfers(config: Config) -> None:
             )
 
 
-def _split_names(source: Source) -> list[str]:
+def split_names(source: Source) -> list[str]:
+    """The query sets that a source names."""
     if isinstance(source, DocstringsSource):
         return list(_DOCSTRING_SPLITS)
     return list(getattr(source, _SPLITS[source.type]))

@@ -106,7 +106,7 @@ def _with_training(config: Config, dataset: Artifact) -> Config:
         queries=queries[DEV],
         train_queries=queries[DEV],
         depth=config.evaluate.depth,
-        measure=config.evaluate.primary,
+        measure=config.evaluate.primary_of(DEV),
         patience=PATIENCE,
         keep_best=True,
     )
@@ -186,7 +186,7 @@ def _student_step(config: Config, origin: Origin) -> Step:
                 "watch": dataclasses.asdict(ranker.watch),
             },
             "accept": {
-                "measure": config.evaluate.primary,
+                "measure": config.evaluate.primary_of(DEV),
                 "depth": config.evaluate.depth,
                 "margin": config.evaluate.margin,
                 "alpha": config.evaluate.alpha,

@@ -16,6 +16,8 @@ from kdscale.errors import KdscaleError
 if TYPE_CHECKING:
     from ir_measures.measures import Measure
 
+    from kdscale.config import Config
+
 Qrels = Mapping[str, Mapping[str, int]]  # qid -> pid -> grade
 
 BLOCK = 1_000  # queries handed over at a time: the libraries hold several copies of a run
@@ -72,6 +74,20 @@ def parse_measures(names: Iterable[str], setting: str = "evaluate.measures") -> 
     setting: where the names were given, for the message.
     """
     return {name: _parse(name, setting) for name in names}
+
+
+def check_measures(config: Config) -> None:
+    """Raise KdscaleError for a measure of a config that cannot be computed, naming its key."""
+    evaluate = config.evaluate
+    for key, setting in (
+        ("evaluate.primary", evaluate.primary),
+        ("evaluate.measures", evaluate.measures),
+    ):
+        by_place = setting if isinstance(setting, dict) else {"": setting}
+        for place, names in by_place.items():
+            names = [names] if isinstance(names, str) else names
+            parse_measures(names, f"{key}.{place}".rstrip("."))
+    parse_measures([config.ranker.watch.measure], "ranker.watch.measure")
 
 
 def _parse(name: str, setting: str) -> Measure:

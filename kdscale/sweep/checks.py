@@ -101,10 +101,11 @@ def _check_budget(value: Any, where: str) -> None:
 
 
 def _check_metric(sweep: Sweep) -> None:
-    from kdscale.evaluation.measures import parse_measures
+    from kdscale.evaluation.measures import check_measures, parse_measures
 
-    parse_measures([sweep.metric], f"{SECTION}.search.metric")
-    parse_measures(sweep.base.evaluate.measures)
+    if sweep.search.metric is not None:
+        parse_measures([sweep.search.metric], f"{SECTION}.search.metric")
+    check_measures(sweep.base)
 
 
 def _need(package: str, setting: str, instead: str) -> None:

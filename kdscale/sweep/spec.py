@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from kdscale.bounds import Bound, Count, Positive, ProperShare, Seed
 from kdscale.config import STRATEGIES, Config
 from kdscale.configload import build, check_config, make_config, read_settings, to_dict
+from kdscale.data.queries import DEV
 from kdscale.errors import KdscaleError, nearest
 from kdscale.paths import user_path
 from kdscale.sweep.checks import check_sweep
@@ -21,7 +22,7 @@ class Search:
     """How the space is searched."""
 
     type: Literal["grid", "random", "optuna"] = "grid"
-    metric: str | None = None  # an ir-measures name, on dev; None: evaluate.primary
+    metric: str | None = None  # an ir-measures name, on dev; None: evaluate.primary of dev
     samples: Count = 1  # draws of what is not listed by grid, for each cell
     scheduler: Literal["none", "asha"] = "none"
     grace: ProperShare = 0.25  # asha: the share of its training that every trial gets
@@ -73,7 +74,8 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        return self.search.metric or self.base.evaluate.primary
+        asked = self.search.metric
+        return self.base.evaluate.primary_of(DEV) if asked is None else asked
 
     @cached_property
     def axes(self) -> list[Axis]:
