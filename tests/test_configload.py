@@ -41,6 +41,24 @@ def test_the_names_of_losses_are_those_that_there_are():
     assert config.INTERMEDIATE_LOSSES == lm.INTERMEDIATE_LOSSES
 
 
+def test_measures_are_those_of_the_split_or_of_the_transfer(tmp_path):
+    config = _load(
+        tmp_path,
+        "evaluate:\n  measures: {default: [AP, R@10], dev: [RR@10, AP], far: []}\n"
+        "  primary: {default: nDCG@10, dev: AP}\n"
+        f"transfer: {{far: {{source: {BEIR}}}, near: {{source: {BEIR}}}}}",
+    ).evaluate
+    assert config.measures_of("test") == ["nDCG@10", "AP", "R@10"]
+    assert config.measures_of("dev") == ["AP", "RR@10"]
+    assert config.measures_of("far/test") == ["nDCG@10"]
+    assert config.measures_of("near/test") == ["nDCG@10", "AP", "R@10"]
+
+
+def test_one_list_of_measures_is_that_of_every_split(tmp_path):
+    config = _load(tmp_path, "evaluate: {measures: [AP], primary: RR@10}").evaluate
+    assert config.measures_of("test") == config.measures_of("far/test") == ["RR@10", "AP"]
+
+
 def test_an_empty_file_is_the_defaults(tmp_path):
     assert _load(tmp_path, "").seed == 13
 
@@ -144,6 +162,10 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("transfer: {a: {split: test}}", "transfer.a.split: its source has no query set"),
         ("transfer: {a: {source: {type: beri}}}", r"transfer\.a\.source\.type: no source"),
         ("evaluate: {margin: 0}", r"evaluate\.margin: above 0"),
+        ("evaluate: {primary: {dev: AP}}", "evaluate.primary: say under `default`"),
+        ("evaluate: {measures: {default: AP}}", r"evaluate\.measures\.default: a list"),
+        ("evaluate: {measures: {default: [AP], tset: [AP]}}", "'tset'.* did you mean test"),
+        ("evaluate: {primary: {default: AP, dl20: AP}}", "evaluate.primary: no split .* 'dl20'"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
         ("a: [1", "line 1"),
         ("- 1", "not a mapping"),

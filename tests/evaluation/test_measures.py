@@ -1,12 +1,16 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kdscale.configload import load_config
+from kdscale.data.runs import read_qrels, read_run
 from kdscale.errors import KdscaleError
 from kdscale.evaluation import measures as module
 from kdscale.evaluation.measures import parse_measures, per_query
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 QRELS = {
     "q1": {"a": 2, "b": 1, "x": 0},
     "q2": {"c": 1},
@@ -142,6 +146,27 @@ def test_err_and_exponential_gain_whatever_the_ids():
     ndcg = (3 / math.log2(3) + 1 / math.log2(5)) / (3 / math.log2(2) + 1 / math.log2(3))
     np.testing.assert_allclose(found["ERR@10"], [err, 0, 0, one], atol=5e-6)
     np.testing.assert_allclose(found["nDCG(dcg='exp-log2')@10"], [ndcg, 0, 0, 1], atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("split", "measure", "expected"),
+    [("dl19", "RR@10", 0.823), ("dl19", "RR(rel=2)@10", 0.702), ("dl20", "RR(rel=2)@10", 0.653)],
+)
+def test_trec_dl_counts_grades_from_2_as_relevant(shared_data, split, measure, expected):
+    """By BM25's runs; counted from grade 1, RR@10 of DL 2019 is far too good."""
+    folder = shared_data("trecdl")
+    qrels = read_qrels(folder / f"qrels.{split}-passage.txt")
+    found = read_run(folder / f"trec_results_{split}_top100.txt")
+    run = {qid: [pid for pid, _ in ranking] for qid, ranking in found}
+    assert values([measure], qrels, run)[measure].mean() == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_config_for_ms_marco_counts_grades_as_its_collections_do():
+    evaluate = load_config(CONFIGS / "msmarco.yaml").evaluate
+    assert evaluate.primary_of("dev") == "RR@10"
+    assert evaluate.primary_of("dl19") == "nDCG@10"
+    assert {"RR(rel=2)@10", "AP(rel=2)"} < set(evaluate.measures_of("dl19"))
+    assert not any("rel" in name for name in evaluate.measures_of("dev"))
 
 
 def test_a_grade_above_those_of_gdeval_is_refused():
