@@ -60,6 +60,7 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
     else:
         looks["store"] = lambda: check_store(config)
         looks["source"] = lambda: check_source(config)
+        looks["measures"] = lambda: check_measures_of(config)
         for number, teacher in enumerate(config.teachers, 1):
             looks["model" if number == 1 else f"model {number}"] = lambda teacher=teacher: (
                 check_model(teacher.model, teacher.revision, "problem")
@@ -248,6 +249,18 @@ def check_source(config: Config) -> Check:
         return f"{config.source.type}, splits {', '.join(splits)}{also}"
 
     return _attempt("source", "mend the section source (or transfer) of the config", look)
+
+
+def check_measures_of(config: Config) -> Check:
+    from kdscale.evaluation.measures import check_measures
+
+    def look() -> str:
+        check_measures(config)
+        evaluate = config.evaluate
+        told = (f"{evaluate.primary_of(split)} on {split}" for split in evaluate.splits)
+        return f"all can be computed; the primary one: {', '.join(told)}"
+
+    return _attempt("measures", "mend evaluate or ranker.watch of the config", look)
 
 
 def check_model(name: str, revision: str | None, severity: Literal["warning", "problem"]) -> Check:
