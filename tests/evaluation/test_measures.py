@@ -184,7 +184,7 @@ def test_a_grade_that_would_fill_the_memory_is_refused():
 
 
 def test_measures_with_parameters_do_not_change_those_beside_them():
-    """In one call ir-measures computes nDCG@10 with the gains of the other."""
+    """In one call ir-measures computes nDCG@10 with the gains of the other, in most processes."""
     names = ["nDCG@10", "nDCG(gains={1: 5})@10", "AP(rel=2)", "AP", "nDCG(judged_only=True)@10"]
     together = values(names)
     for name in names:
