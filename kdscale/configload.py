@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from kdscale import config as schema
-from kdscale.config import Config, Shape, Watch
+from kdscale.bounds import check_number
+from kdscale.config import DEFAULT, Config, Shape, Watch
 from kdscale.errors import KdscaleError, nearest
 from kdscale.losscheck import check_losses
 from kdscale.models.shapes import check_shape
 from kdscale.paths import user_path
 from kdscale.store.artifact import NAME
-from kdscale.transfer import check_transfers
+from kdscale.transfer import check_transfers, split_names
 from kdscale.yamltext import parse_yaml, read_yaml
 
 NAME_BYTES = 100
@@ -58,10 +58,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def check_config(config: Config) -> None:
     """What types cannot say. Raises KdscaleError naming the key."""
     _check_watch(config.ranker.watch)
-    teachers = {
-        "teacher": config.teacher,
-        **{f"ensemble[{i}]": teacher for i, teacher in enumerate(config.ensemble)},
-    }
     _check_names("name", [config.name])
     _check_names("students", [shape.name for shape in config.students])
     _check_names("prepare.split", list(config.prepare.split))
@@ -70,35 +66,6 @@ def check_config(config: Config) -> None:
     _check_names("transfer", list(config.transfer))
     for name, transfer in config.transfer.items():
         _check_names(f"transfer.{name}.split", [transfer.split])
-    for key, seed in (("seed", config.seed), ("ranker.seed", config.ranker.seed)):
-        if seed is not None and seed < 0:
-            raise KdscaleError(f"{key}: 0 or more, not {seed}")
-    for key, train in (
-        *((f"{name}.train", teacher.train) for name, teacher in teachers.items()),
-        ("lm.train", config.lm.train),
-        ("ranker.train", config.ranker.train),
-    ):
-        if train.zero_stage not in (0, 1, 2):
-            raise KdscaleError(f"{key}.zero_stage: 0, 1 or 2, not {train.zero_stage}")
-        for name in ("batch_size", "micro_tokens", "log_every"):
-            if getattr(train, name) < 1:
-                raise KdscaleError(f"{key}.{name}: at least 1, not {getattr(train, name)}")
-        if train.lr <= 0 or (train.epochs <= 0 and not train.max_steps):
-            raise KdscaleError(f"{key}: lr and epochs (or max_steps) must be above 0")
-    for key, value in (
-        ("cluster.workers", config.cluster.workers),
-        ("cluster.scorers", config.cluster.scorers + 1),
-        ("prepare.shards", config.prepare.shards),
-        ("prepare.max_length", config.prepare.max_length - 7),
-        ("prepare.block_length", config.prepare.block_length - 2),
-        ("prepare.negatives", config.prepare.negatives),
-        *((f"{name}.group_size", teacher.group_size - 1) for name, teacher in teachers.items()),
-        ("ranker.group_size", config.ranker.group_size - 1),
-        ("lm.relation_heads", config.lm.relation_heads),
-        ("lm.head_steps", config.lm.head_steps),
-    ):
-        if value < 1:
-            raise KdscaleError(f"{key} is too small")
     if config.cluster.wait_s and None in (
         config.cluster.cpus_per_worker,
         config.cluster.cpus_per_scorer,
@@ -109,13 +76,8 @@ def check_config(config: Config) -> None:
         )
     check_losses(config)
     _check_depths(config)
+    _check_collections(config)
     check_transfers(config)
-    if not config.evaluate.margin > 0:
-        raise KdscaleError(f"evaluate.margin: above 0, not {config.evaluate.margin}")
-    if config.prepare.easy_negatives < 0:
-        raise KdscaleError(
-            f"prepare.easy_negatives: 0 or more, not {config.prepare.easy_negatives}"
-        )
     if sum(config.prepare.split.values()) > 1 + 1e-9:
         raise KdscaleError("prepare.split: the fractions add up to more than 1")
 
@@ -143,7 +105,7 @@ def _check_depths(config: Config) -> None:
     evaluate, prepare = config.evaluate, config.prepare
     deepest = max([evaluate.depth, *(transfer.depth for transfer in config.transfer.values())])
     for depth in evaluate.depths:
-        if not 1 <= depth <= deepest:
+        if depth > deepest:
             raise KdscaleError(
                 f"evaluate.depths: {depth} is not among the {deepest} candidates that are reranked "
                 "(evaluate.depth, or that of a transfer); give depths from 1 to that"
@@ -157,16 +119,30 @@ def _check_depths(config: Config) -> None:
                 )
 
 
-def _check_watch(watch: Watch) -> None:
-    for name, least in (
-        ("every", 0),
-        ("patience", 0),
-        ("queries", 1),
-        ("train_queries", 1),
-        ("depth", 1),
+def _check_collections(config: Config) -> None:
+    """Raise KdscaleError for a setting by collection that names one that there is not."""
+    evaluate = config.evaluate
+    known = [*evaluate.splits, *config.prepare.split, *split_names(config.source)]
+    known = list(dict.fromkeys([DEFAULT, *known, "dev", *config.transfer]))
+    for key, setting in (
+        ("evaluate.measures", evaluate.measures),
+        ("evaluate.primary", evaluate.primary),
     ):
-        if getattr(watch, name) < least:
-            raise KdscaleError(f"ranker.watch.{name}: {least} or more, not {getattr(watch, name)}")
+        if not isinstance(setting, dict):
+            continue
+        for name in setting:
+            if name not in known:
+                raise KdscaleError(
+                    f"{key}: no split and no transfer is named {name!r}, only "
+                    f"{', '.join(known[1:])}{nearest(name, known)}"
+                )
+        if DEFAULT not in setting:
+            raise KdscaleError(
+                f"{key}: say under `{DEFAULT}` what is measured where the mapping names no other"
+            )
+
+
+def _check_watch(watch: Watch) -> None:
     for name in ("patience", "keep_best"):
         if getattr(watch, name) and not watch.every:
             raise KdscaleError(
@@ -218,14 +194,14 @@ def build(cls: type, data: Any, where: str) -> Any:
     """A dataclass from a mapping; `where` is the dotted path, for messages."""
     if not isinstance(data, dict):
         raise KdscaleError(f"{where or 'config'}: a group of settings, not {_show(data)}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known = [f.name for f in dataclasses.fields(cls)]
     values = {}
     for key, value in data.items():
         dotted = f"{where}.{key}" if where else str(key)
         if key not in known:
             raise KdscaleError(f"unknown key {dotted}{nearest(str(key), known)}")
-        values[key] = _coerce(hints[key], value, dotted)
+        values[key] = coerce(hints[key], value, dotted)
     if cls is Shape:
         for f in known:
             if f not in values and f != "embedding":
@@ -234,14 +210,21 @@ def build(cls: type, data: Any, where: str) -> Any:
     return cls(**values)
 
 
-def _coerce(hint: Any, value: Any, where: str) -> Any:
+def coerce(hint: Any, value: Any, where: str) -> Any:
+    """A value of the type, with the bounds that stand in it. Raises KdscaleError naming `where`."""
     origin, args = get_origin(hint), get_args(hint)
     if hint == schema.Source:
         return _source(value, where)
+    if origin is Annotated:
+        value = coerce(hint.__origin__, value, where)
+        check_number(hint, value, where)
+        return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _coerce(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        mapping = next((a for a in kinds if get_origin(a) is dict), kinds[0])
+        return coerce(mapping if isinstance(value, dict) else kinds[0], value, where)
     if origin is Literal:
         if value not in args:
             raise KdscaleError(
@@ -254,11 +237,11 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is list:
         if not isinstance(value, list):
             raise KdscaleError(f"{where}: a list, not {_show(value)}")
-        return [_coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return [coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
             raise KdscaleError(f"{where}: a mapping, not {_show(value)}")
-        return {str(k): _coerce(args[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {str(k): coerce(args[1], v, f"{where}.{k}") for k, v in value.items()}
     return _scalar(hint, value, where)
 
 
@@ -272,8 +255,6 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
         return str(value)
     if type(value) is not hint:
         raise KdscaleError(f"{where}: expected {hint.__name__}, not {_show(value)}")
-    if hint is float and not math.isfinite(value):
-        raise KdscaleError(f"{where}: a finite number, not {_show(value)}")
     if hint is str and ("\0" in value or value.encode(errors="ignore").decode() != value):
         raise KdscaleError(f"{where}: {_show(value)} has a NUL or half a surrogate pair")
     return value

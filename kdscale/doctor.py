@@ -65,6 +65,7 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
         looks["store"] = lambda: check_store(config)
         looks["source"] = lambda: check_source(config)
         looks["queries"] = lambda: check_queries(config)
+        looks["measures"] = lambda: check_measures_of(config)
         for number, teacher in enumerate(config.teachers, 1):
             looks["model" if number == 1 else f"model {number}"] = lambda teacher=teacher: (
                 check_model(teacher.model, teacher.revision, "problem")
@@ -301,6 +302,18 @@ def check_queries(config: Config) -> Check:
 
     fix = "set prepare.leakage to drop, or part the queries; a transfer's are to be new"
     return _attempt("queries", fix, look, "warning")
+
+
+def check_measures_of(config: Config) -> Check:
+    from kdscale.evaluation.measures import check_measures
+
+    def look() -> str:
+        check_measures(config)
+        evaluate = config.evaluate
+        told = (f"{evaluate.primary_of(split)} on {split}" for split in evaluate.splits)
+        return f"all can be computed; the primary one: {', '.join(told)}"
+
+    return _attempt("measures", "mend evaluate or ranker.watch of the config", look)
 
 
 def check_model(name: str, revision: str | None, severity: Literal["warning", "problem"]) -> Check:

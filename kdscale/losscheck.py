@@ -32,6 +32,8 @@ def check_losses(config: Config) -> None:
     ):
         if not losses and key != "ranker.intermediate_losses":
             raise KdscaleError(f"{key}: at least one loss; there are: {', '.join(known)}")
+        if losses and not any(losses.values()):
+            raise KdscaleError(f"{key}: every weight is 0; give one loss a weight above 0")
         for name in losses:
             if name in SOFT_LOSSES and known is HARD_LOSSES:
                 raise KdscaleError(f"{key}: {name} needs teacher scores; use {known[0]}")

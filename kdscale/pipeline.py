@@ -83,11 +83,12 @@ def make_steps(
 
 def check_early(config: Config, needed: set[str]) -> None:
     """Raise KdscaleError at once for what would otherwise fail after hours of training."""
-    from kdscale.evaluation.measures import parse_measures
+    from kdscale.evaluation.measures import check_measures
     from kdscale.evaluation.trials import read_trials
     from kdscale.models.pretrained import read_config, resolve_model
     from kdscale.models.shapes import check_teacher, is_factorised
 
+    check_measures(config)
     if needed - {"dataset"}:
         for teacher in config.ensemble:
             resolve_model(teacher.model, teacher.revision)
@@ -99,7 +100,6 @@ def check_early(config: Config, needed: set[str]) -> None:
     if "report" in needed and config.report.trials:
         read_trials(user_path(config.report.trials, "report.trials"))
     if "evaluation" in needed:
-        parse_measures([config.evaluate.primary, *config.evaluate.measures])
         further = [f"teacher:{n}" for n in range(2, len(config.teachers) + 1)]
         systems = ["bm25", "teacher", *further, *["ensemble"] * bool(further)] + [
             f"{strategy}/{shape.name}"
@@ -116,9 +116,7 @@ def check_early(config: Config, needed: set[str]) -> None:
 def _check_watch(config: Config) -> None:
     from kdscale.data.queries import DEV
     from kdscale.data.readers import open_reader
-    from kdscale.evaluation.measures import parse_measures
 
-    parse_measures([config.ranker.watch.measure], "ranker.watch.measure")
     splits = list(config.prepare.split) or open_reader(config.source).splits()
     if DEV not in splits:
         raise KdscaleError(

@@ -52,14 +52,12 @@ def check_transfers(config: Config) -> None:
             )
         if name.isdigit():
             raise KdscaleError(f"{key}: the name of a transfer is no number; give it a word")
-        if transfer.depth < 1 or (transfer.max_queries is not None and transfer.max_queries < 1):
-            raise KdscaleError(f"{key}: depth and max_queries must be at least 1")
         if split == "all":
             raise KdscaleError(
                 f'{key}.split: "all" is a query set to be divided, and a transfer is evaluated '
                 "whole; name its query set otherwise, for example test"
             )
-        known = _split_names(transfer.source)
+        known = split_names(transfer.source)
         if split not in known:
             raise KdscaleError(
                 f"{key}.split: its source has no query set {split!r}, only "
@@ -67,7 +65,8 @@ def check_transfers(config: Config) -> None:
             )
 
 
-def _split_names(source: Source) -> list[str]:
+def split_names(source: Source) -> list[str]:
+    """The query sets that a source names."""
     if isinstance(source, DocstringsSource):
         return list(_DOCSTRING_SPLITS)
     return list(getattr(source, _SPLITS[source.type]))

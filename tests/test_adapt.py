@@ -262,10 +262,10 @@ def test_scores_that_are_known(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"replay": 1.0}, "--replay 1"),
-        ({"replay": -0.1}, "--replay -0.1"),
-        ({"holdout": 0.0}, "--holdout 0"),
-        ({"holdout": 1.0}, "--holdout 1"),
+        ({"replay": 1.0}, "--replay: below 1, not 1.0"),
+        ({"replay": -0.1}, "--replay: 0 or more, not -0.1"),
+        ({"holdout": 0.0}, "--holdout: above 0, not 0.0"),
+        ({"holdout": 1.0}, "--holdout: below 1, not 1.0"),
         ({"queries": "none"}, "--queries: no file"),
         ({"qrels": "none"}, "--qrels: no file"),
         ({"candidates": "none"}, "--candidates: no file"),

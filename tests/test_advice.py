@@ -258,12 +258,12 @@ def test_a_value_that_is_no_number():
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"max_drop": 0.0}, "--max-drop 0"),
-        ({"max_drop": 1.0}, "--max-drop 1"),
-        ({"latency_ms": 0.0}, "--latency-ms 0"),
-        ({"latency_ms": float("nan")}, "--latency-ms nan"),
-        ({"train_hours": -1.0}, "--train-hours -1"),
-        ({"candidates": 0}, "--candidates 0"),
+        ({"max_drop": 0.0}, "--max-drop: above 0, not 0.0"),
+        ({"max_drop": 1.0}, "--max-drop: below 1, not 1.0"),
+        ({"latency_ms": 0.0}, "--latency-ms: above 0, not 0.0"),
+        ({"latency_ms": float("nan")}, "--latency-ms: a finite number, not nan"),
+        ({"train_hours": -1.0}, "--train-hours: above 0, not -1.0"),
+        ({"candidates": 0}, "--candidates: 1 or more, not 0"),
         ({"train_hours": 30.0, "update_every_s": DAY}, "--train-hours 30 is longer than --upd"),
     ],
 )

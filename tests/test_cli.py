@@ -44,6 +44,10 @@ def test_a_missing_config_is_one_line(command, capsys):
         ("source.path=nowhere", "source.path"),
         ("teacher.model=./nowhere", "nowhere does not exist"),
         ("evaluate.measures=[nDGC@10]", "did you mean nDCG@10"),
+        ("evaluate.measures={default: [AP], dev: [P@0]}", "evaluate.measures.dev: 'P@0' cannot"),
+        ("evaluate.primary=nDCG@1.5", "evaluate.primary: 'nDCG@1.5' cannot be computed: cutoff"),
+        ("ranker.watch.measure=RR@0", "ranker.watch.measure: 'RR@0' cannot be computed: cutoff"),
+        ("teacher.train.max_steps=0", "teacher.train.max_steps: 1 or more, not 0"),
         ("evaluate.baseline=teecher", "no system 'teecher'"),
         ("evaluate.baseline=ensemble", "no system 'ensemble', only bm25, teacher, "),
         ("ensemble=[{model: ./nowhere}]", "nowhere does not exist"),
@@ -54,10 +58,11 @@ def test_a_missing_config_is_one_line(command, capsys):
 def test_a_mistake_in_the_config_is_one_line_before_any_work(tmp_path, capsys, override, message):
     path = make_config(tmp_path)
     capsys.readouterr()  # saving a model may show a bar
-    assert main(["run", str(path), "--set", override]) == 1
-    errors = capsys.readouterr().err
-    assert message in errors and errors.startswith("kdscale: ")
-    assert errors.count("\n") == 1
+    for further in ([], ["--dry-run"]):
+        assert main(["run", str(path), "--set", override, *further]) == 1
+        errors = capsys.readouterr().err
+        assert message in errors and errors.startswith("kdscale: ")
+        assert errors.count("\n") == 1
     assert not list(tmp_path.glob("store/*/*/manifest.json"))
 
 

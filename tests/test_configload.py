@@ -41,6 +41,24 @@ def test_the_names_of_losses_are_those_that_there_are():
     assert config.INTERMEDIATE_LOSSES == lm.INTERMEDIATE_LOSSES
 
 
+def test_measures_are_those_of_the_split_or_of_the_transfer(tmp_path):
+    config = _load(
+        tmp_path,
+        "evaluate:\n  measures: {default: [AP, R@10], dev: [RR@10, AP], far: []}\n"
+        "  primary: {default: nDCG@10, dev: AP}\n"
+        f"transfer: {{far: {{source: {BEIR}}}, near: {{source: {BEIR}}}}}",
+    ).evaluate
+    assert config.measures_of("test") == ["nDCG@10", "AP", "R@10"]
+    assert config.measures_of("dev") == ["AP", "RR@10"]
+    assert config.measures_of("far/test") == ["nDCG@10"]
+    assert config.measures_of("near/test") == ["nDCG@10", "AP", "R@10"]
+
+
+def test_one_list_of_measures_is_that_of_every_split(tmp_path):
+    config = _load(tmp_path, "evaluate: {measures: [AP], primary: RR@10}").evaluate
+    assert config.measures_of("test") == config.measures_of("far/test") == ["RR@10", "AP"]
+
+
 def test_an_empty_file_is_the_defaults(tmp_path):
     assert _load(tmp_path, "").seed == 13
 
@@ -82,16 +100,19 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("cluster: {worker_labels: spot}", "cluster.worker_labels: a mapping"),
         ("teacher: 3", "teacher: a group of settings"),
         ("ensemble: minilm", "ensemble: a list"),
-        ("ensemble: [{model: x, group_size: 1}]", r"ensemble\[0\]\.group_size is too small"),
+        ("ensemble: [{model: x, group_size: 1}]", r"ensemble\[0\]\.group_size: 2 or more, not 1"),
         ("ensemble: [{}, {losses: {ranknet: 1}}]", r"ensemble\[1\]\.losses: ranknet needs"),
-        ("ensemble: [{train: {lr: 0}}]", r"ensemble\[0\]\.train: lr and epochs"),
+        ("ensemble: [{train: {lr: 0}}]", r"ensemble\[0\]\.train\.lr: above 0, not 0"),
         ("ensemble: [{modle: x}]", r"unknown key ensemble\[0\]\.modle; did you mean model"),
         ("students: tiny", "students: a list"),
         ("students: [tiny]", "no shape 'tiny'"),
         ("students: [{name: a, layers: 2}]", "needs hidden"),
         (f"students: [{SHAPE}, {SHAPE}]", "two are named 's'"),
         (f"students: [{SHAPE.replace('heads: 2', 'heads: 5')}]", "5 heads do not divide hidden"),
-        (f"students: [{SHAPE.replace('layers: 2', 'layers: 0')}]", "layers must be at least 1"),
+        (
+            f"students: [{SHAPE.replace('layers: 2', 'layers: 0')}]",
+            r"students\[0\]\.layers: 1 or more, not 0",
+        ),
         (f"students: [{SHAPE.replace('48', '48, embedding: 25')}]", "to the hidden size 24"),
         (f"students: [{SHAPE.replace('48', '48, embeding: 8')}]", "did you mean embedding"),
         (f"students: [{SHAPE}]\nlm: {{relation_heads: 7}}", "7 does not divide the hidden size 24"),
@@ -112,16 +133,19 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         ("ranker: {intermediate_losses: {hiden: 1}}", "did you mean hidden"),
         ("ranker: {soft_losses: {}}", r"ranker\.soft_losses: at least one loss"),
         (f"students: [{SHAPE}]\nlm: {{layer_map: [1]}}", r"lm\.layer_map: \[1\] .* 2 layers"),
-        (f"students: [{SHAPE}]\nlm: {{layer_map: [0, 1]}}", "from 1 to the last"),
+        (
+            f"students: [{SHAPE}]\nlm: {{layer_map: [0, 1]}}",
+            r"lm\.layer_map\[0\]: 1 or more, not 0",
+        ),
         (
             f"students: [{SHAPE}]\nlm: {{losses: {{hidden: 1}}, relation_heads: 7}}\n"
             "ranker: {intermediate_losses: {qkv: 1}}",
             "7 does not divide the hidden size 24",
         ),
         ("lm: {train: {zero_stage: 3}}", "zero_stage"),
-        ("lm: {train: {batch_size: 0}}", "batch_size: at least 1"),
+        ("lm: {train: {batch_size: 0}}", r"lm\.train\.batch_size: 1 or more, not 0"),
         ("lm: {train: {lr: .nan}}", r"lm\.train\.lr: a finite number, not nan"),
-        ("evaluate: {depths: [10, 0]}", r"evaluate\.depths: 0 is not among"),
+        ("evaluate: {depths: [10, 0]}", r"evaluate\.depths\[1\]: 1 or more, not 0"),
         ("evaluate: {depths: [51]}", "51 is not among the 50 candidates"),
         ("evaluate: {depth: 99, depths: [60]}", "prepare.depth keeps 50 of test"),
         (
@@ -133,11 +157,15 @@ def test_a_student_by_name_comes_from_the_file_beside(tmp_path):
         (f"transfer: {{a/b: {{source: {BEIR}}}}}", "transfer: the name"),
         (f"transfer: {{2: {{source: {BEIR}}}}}", "transfer.2: the name of a transfer is no number"),
         (f"transfer: {{a: {{source: {BEIR}, split: ../x}}}}", "transfer.a.split: the name"),
-        (f"transfer: {{a: {{source: {BEIR}, depth: 0}}}}", "transfer.a: depth and max_queries"),
+        (f"transfer: {{a: {{source: {BEIR}, depth: 0}}}}", "transfer.a.depth: 1 or more, not 0"),
         ("transfer: {a: {source: {type: trec}, split: all}}", r"transfer.a.split: \"all\""),
         ("transfer: {a: {split: test}}", "transfer.a.split: its source has no query set"),
         ("transfer: {a: {source: {type: beri}}}", r"transfer\.a\.source\.type: no source"),
         ("evaluate: {margin: 0}", r"evaluate\.margin: above 0"),
+        ("evaluate: {primary: {dev: AP}}", "evaluate.primary: say under `default`"),
+        ("evaluate: {measures: {default: AP}}", r"evaluate\.measures\.default: a list"),
+        ("evaluate: {measures: {default: [AP], tset: [AP]}}", "'tset'.* did you mean test"),
+        ("evaluate: {primary: {default: AP, dl20: AP}}", "evaluate.primary: no split .* 'dl20'"),
         ("prepare: {split: {train: 0.9, test: 0.3}}", "more than 1"),
         ("a: [1", "line 1"),
         ("- 1", "not a mapping"),

@@ -32,10 +32,11 @@ def test_a_good_machine_and_config(config, reporter):
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     assert list(checks) == [
         "python", "packages", "compute", "memory", "shm", "disk", "deepspeed", "store", "source",
-        "queries", "model",
+        "queries", "measures", "model",
     ]  # fmt: skip
     assert [c.name for c in checks.values() if c.status == "problem"] == []
     assert checks["source"].detail == "beir, splits train, dev, test"
+    assert "the primary one: nDCG@10 on test" in checks["measures"].detail
     assert "bert, weights in" in checks["model"].detail
     shown = reporter.console.file.getvalue().splitlines()
     assert len([line for line in shown if line.startswith("ok ")]) >= 7
@@ -48,14 +49,16 @@ def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_
     config.storage.uri = str(tmp_path / "file" / "store")
     (tmp_path / "encoder" / "model.safetensors").unlink()
     (tmp_path / "beir" / "corpus.jsonl").unlink()
+    config.evaluate.measures = ["P@0"]
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     assert checks["queries"].status == "warning"  # for the same reason as the source
     problems = {n: c for n, c in checks.items() if c.status == "problem"}
-    assert problems.keys() == {"store", "source", "model"}
+    assert problems.keys() == {"store", "source", "measures", "model"}
+    assert "'P@0' cannot be computed" in problems["measures"].detail
     assert "cannot write to the store" in problems["store"].detail
     assert "corpus.jsonl" in problems["source"].detail
     assert "has no model.safetensors" in problems["model"].detail
-    assert "3 to mend (problem)" in reporter.console.file.getvalue()
+    assert "4 to mend (problem)" in reporter.console.file.getvalue()
     assert all(check.fix for check in problems.values())
 
 

@@ -60,14 +60,14 @@ def _adapt(args: argparse.Namespace) -> int:
     from kdscale.adaptation.update import Update, update_student
     from kdscale.configload import load_config
     from kdscale.evaluation.acceptance import KeptError
-    from kdscale.evaluation.measures import parse_measures
+    from kdscale.evaluation.measures import check_measures
     from kdscale.progress import Reporter
     from kdscale.store import open_store
     from kdscale.store.exchange import pull
 
     given = [] if args.margin is None else [f"evaluate.margin={args.margin}"]
     config = load_config(args.config, [*args.set, *given])
-    parse_measures([config.evaluate.primary], "evaluate.primary")
+    check_measures(config)
     update = Update(args.queries, args.qrels, args.candidates, args.replay, args.holdout)
     update.check()
     store, reporter = open_store(config.storage.uri), Reporter()

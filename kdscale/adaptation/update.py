@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from kdscale.adaptation.origin import Origin
+from kdscale.bounds import Bound, ProperShare, check_options
 from kdscale.config import Config, Watch
 from kdscale.data.queries import DEV, TRAIN
 from kdscale.errors import KdscaleError
@@ -18,6 +19,7 @@ from kdscale.steps import Step, stage_of
 from kdscale.store import Artifact, Store
 from kdscale.store.artifact import sha256_file
 
+ReplayShare = Annotated[float, Bound(least=0, below=1)]
 LR_SHARE = 0.3  # of the student's learning rate: it is near where it should be
 LOOKS, PATIENCE = 10, 3  # at the new dev queries, over the training; without a rise until it stops
 LABEL_BYTES = 80
@@ -36,12 +38,7 @@ class Update:
 
     def check(self) -> None:
         """Raises KdscaleError for what cannot be."""
-        if not 0 <= self.replay < 1:
-            raise KdscaleError(
-                f"--replay {self.replay:g}: from 0 to below 1, the old queries' share"
-            )
-        if not 0 < self.holdout < 1:
-            raise KdscaleError(f"--holdout {self.holdout:g}: above 0 and below 1")
+        check_options(self, replay=ReplayShare, holdout=ProperShare)
         for option in ("queries", "qrels", "candidates"):
             path = getattr(self, option)
             if path is not None and not path.is_file():
@@ -109,7 +106,7 @@ def _with_training(config: Config, dataset: Artifact) -> Config:
         queries=queries[DEV],
         train_queries=queries[DEV],
         depth=config.evaluate.depth,
-        measure=config.evaluate.primary,
+        measure=config.evaluate.primary_of(DEV),
         patience=PATIENCE,
         keep_best=True,
     )
@@ -190,7 +187,7 @@ def _student_step(config: Config, origin: Origin) -> Step:
                 "watch": dataclasses.asdict(ranker.watch),
             },
             "accept": {
-                "measure": config.evaluate.primary,
+                "measure": config.evaluate.primary_of(DEV),
                 "depth": config.evaluate.depth,
                 "margin": config.evaluate.margin,
                 "alpha": config.evaluate.alpha,

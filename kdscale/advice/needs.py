@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
+from kdscale.bounds import Count, Positive, ProperShare, check_options
 from kdscale.errors import KdscaleError
 
 HOUR_S = 3600.0
@@ -30,18 +30,9 @@ class Needs:
     measure: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_drop < 1:
-            raise KdscaleError(
-                f"--max-drop {self.max_drop:g}: above 0 and below 1, in the units of the measure; "
-                "0.01 is one point of nDCG"
-            )
-        for option, value in (
-            ("--latency-ms", self.latency_ms),
-            ("--train-hours", self.train_hours),
-            ("--candidates", self.candidates),
-        ):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise KdscaleError(f"{option} {value:g}: give a number above 0")
+        check_options(
+            self, max_drop=ProperShare, latency_ms=Positive, train_hours=Positive, candidates=Count
+        )
         limit = self.train_hours and self.train_hours * HOUR_S
         if limit and self.update_every_s and limit > self.update_every_s:
             raise KdscaleError(

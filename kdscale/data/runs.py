@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,10 @@ GRADE = "grade is not a whole number"
 
 _GRADE_NAMES = {"score", "grade", "label", "relevance", "rel"}
 _WHITE = re.compile(r"\s")
+_UNSIGNED = 2**31 - 1  # the bits of a 32-bit number but its sign
+_MOST = float(np.finfo(np.float32).max)
+_LARGEST_BITS = int(np.float32(_MOST).view(np.int32))
+_SUBNORMAL = int(np.finfo(np.float32).smallest_normal.view(np.int32)) - 1  # so many above 0
 T = TypeVar("T")
 
 
@@ -38,10 +42,11 @@ def read_rankings(path: Path) -> Iterator[tuple[str, list[tuple[str, float]], bo
     """(qid, [(pid, score)], whether the file ranks them) query by query, best first, ties by pid
     ascending.
 
-    What ranks them is said by `query_scores`: as in trec_eval not the rank where scores differ.
-    Where the file has no scores, they follow from the ranks, or are 0 for what nothing ranks. Holds
-    one query at a time. Raises KdscaleError for a malformed line, for a passage ranked twice, and
-    for a query whose lines do not stand together.
+    What ranks them is said by `query_scores`: as in trec_eval not the rank where scores differ
+    (trec_eval gives ties to the larger pid; a run of ours has none). Where the file has no scores,
+    they follow from the ranks, or are 0 for what nothing ranks. Holds one query at a time. Raises
+    KdscaleError for a malformed line, for a passage ranked twice, and for a query whose lines do
+    not stand together.
     """
     done: set[str] = set()
     current: str | None = None
@@ -78,21 +83,44 @@ def write_run(
 ) -> None:
     """Write (qid, [(pid, score)]) query by query, ranks from 1 by `read_run`'s order.
 
-    Scores are written so that reading them gives the same float64. Raises KdscaleError for a
-    score that is not finite and for an id or tag that the format cannot hold.
+    The scores of a query strictly decrease (`distinct_scores`), so that every program reads the
+    order that is measured here. Raises KdscaleError for a score that is not finite and for an id
+    or tag that the format cannot hold.
     """
     _check_word(tag, "tag")
     with path.open("w", encoding="utf-8") as handle:
         for qid, ranking in rankings:
             _check_word(qid, "query id")
-            for rank, (pid, score) in enumerate(ranked(ranking), 1):
+            ordered = ranked(ranking)
+            for pid, score in ordered:
                 _check_word(pid, "passage id")
                 if not math.isfinite(score):
                     raise KdscaleError(
                         f"{tag} gave passage {pid} of query {qid} the score {score}; "
                         "a ranking needs finite scores"
                     )
-                handle.write(f"{qid} Q0 {pid} {rank} {float(score)!r} {tag}\n")
+            written = distinct_scores([score for _, score in ordered])
+            for rank, ((pid, _), score) in enumerate(zip(ordered, written, strict=True), 1):
+                handle.write(f"{qid} Q0 {pid} {rank} {score!r} {tag}\n")
+
+
+def distinct_scores(scores: Sequence[float]) -> list[float]:
+    """The scores as 32-bit numbers, each below the one before: where two would be equal, the later
+    one becomes the next lower number.
+
+    Of equal scores trec_eval takes the larger id first and MS MARCO's script the smaller, and
+    trec_eval reads 32 bits. scores: [n] finite, descending. Numbers below the least normal one are
+    0 (some programs take them for it), and those that 32 bits cannot hold the nearest that can.
+    """
+    numbers = np.clip(np.asarray(scores, dtype=np.float64), -_MOST, _MOST).astype(np.float32)
+    # The bits of a number without its sign count the numbers from 0 up to it.
+    bits = numbers.view(np.int32).astype(np.int64) & _UNSIGNED
+    steps = np.where(numbers < 0, -1, 1) * np.maximum(bits - _SUBNORMAL, 0)
+    place = np.arange(len(steps))
+    steps = np.minimum.accumulate(steps + place) - place
+    steps = np.maximum(steps, place[::-1] - (_LARGEST_BITS - _SUBNORMAL))
+    bits = np.where(steps == 0, 0, np.abs(steps) + _SUBNORMAL).astype(np.int32)
+    return np.copysign(bits.view(np.float32), steps).astype(np.float64).tolist()
 
 
 def ranked(ranking: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from kdscale.bounds import Count, check_number
 from kdscale.data.lines import read_lines
 from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
@@ -90,8 +91,8 @@ def rerank(
 def _check(run: Path, output: Path, depth: int | None, batch_tokens: int | None) -> None:
     if not run.is_file():
         raise KdscaleError(f"run: no file {run}; give a run (qid Q0 pid rank score tag)")
-    if any(count is not None and count < 1 for count in (depth, batch_tokens)):
-        raise KdscaleError("depth and batch tokens must be at least 1")
+    check_number(Count, depth, "--depth")
+    check_number(Count, batch_tokens, "--batch-tokens")
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise KdscaleError(f"output: {output} is no file in a folder that exists; mend the path")
     if output.suffix == ".gz":

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kdscale.config import by_collection
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store import open_store, split_artifact
@@ -24,7 +25,7 @@ def load_results(uri: str) -> list[dict[str, Any]]:
 
     A row has: system, strategy, student, parameters, bytes, flops_per_pair; "SPLIT MEASURE" for
     every split and measure; latency_ms and latency_p95_ms (tokenise and forward, a query's
-    candidates); speedup (over the teacher); and for every split, of the primary measure against
+    candidates); speedup (over the teacher); and for every split, of its primary measure against
     the baseline, "SPLIT " and each of TESTED. None where a value does not apply. Raises
     KdscaleError where there is no evaluation.
     """
@@ -62,7 +63,8 @@ def _find(uri: str) -> tuple[Path, dict[str, Any]]:
     return evaluation.path, evaluation.manifest
 
 
-def _row(system: dict[str, Any], primary: str) -> dict[str, Any]:
+def _row(system: dict[str, Any], primary: Any) -> dict[str, Any]:
+    """primary: the setting, which may be a mapping."""
     total = (system["latency"] or {}).get("total_ms", {})
     row = {k: system[k] for k in ("system", "strategy", "student", "parameters", "bytes")}
     row["flops_per_pair"] = system["flops_per_pair"]
@@ -71,7 +73,7 @@ def _row(system: dict[str, Any], primary: str) -> dict[str, Any]:
     row["latency_ms"], row["latency_p95_ms"] = total.get("median"), total.get("p95")
     row["speedup"] = system["speedup"]
     for split in system["measures"]:
-        test = system["tests"].get(split, {}).get(primary, {})
+        test = system["tests"].get(split, {}).get(by_collection(primary, split), {})
         row |= {f"{split} {name}": test.get(name) for name in TESTED}
     return row
 

@@ -73,7 +73,7 @@ def system_rows(
             of_systems,
             settings.baseline,
             settings.alpha,
-            settings.margin if measure == settings.primary else None,
+            settings.margin if measure == settings.primary_of(split) else None,
         )
         for (split, measure), of_systems in values.items()
     }

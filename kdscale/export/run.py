@@ -18,6 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 import kdscale
+from kdscale.bounds import Count, Natural, check_number
 from kdscale.config import Ranker
 from kdscale.data.dataset import Dataset
 from kdscale.data.groups import GroupSource
@@ -150,10 +151,10 @@ def _check(wanted: Wanted, out: Path) -> None:
         raise KdscaleError(
             "export: nothing to do; give --onnx, --prune heads=SHARE,ffn=SHARE or --trim-vocabulary"
         )
+    check_number(Count, wanted.min_count, "export: --trim-vocabulary")
+    check_number(Natural, wanted.recovery_steps, "export: --recovery-steps")
     if wanted.int8 and not wanted.onnx:
         raise KdscaleError("export: --int8 is a form of ONNX; give --onnx as well")
-    if (wanted.min_count is not None and wanted.min_count < 1) or wanted.recovery_steps < 0:
-        raise KdscaleError("export: a token's count is at least 1, and recovery steps at least 0")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise KdscaleError(f"export: {out} is not empty; give -o a new or empty folder")
     if wanted.onnx:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdscale.config import Shape
+from kdscale.bounds import check_number
+from kdscale.config import Shape, ShapeSize
 from kdscale.errors import KdscaleError
-
-LARGEST = 2**20  # far above any encoder: a slip of the keyboard is not tried
 
 
 def check_shape(shape: Shape) -> None:
     """Raise KdscaleError when no transformer encoder of this shape can be built."""
     for name in ("layers", "hidden", "heads", "intermediate"):
-        if not 1 <= getattr(shape, name) <= LARGEST:
-            raise KdscaleError(
-                f"student {shape.name}: {name} must be at least 1, at most {LARGEST}"
-            )
+        check_number(ShapeSize, getattr(shape, name), f"student {shape.name}: {name}")
     if shape.hidden % shape.heads:
         divisors = [h for h in range(1, shape.hidden + 1) if shape.hidden % h == 0]
         near = min(divisors, key=lambda h: (abs(h - shape.heads), h))

@@ -46,13 +46,13 @@ def add_to(commands: Any) -> None:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from kdscale.bounds import Amount, Count, Natural, check_options
     from kdscale.errors import KdscaleError
     from kdscale.progress import Reporter
 
-    for option in ("gpus", "cpus", "passages", "queries", "price_per_hour"):
-        value = getattr(args, option)
-        if value is not None and value < (0 if option in ("gpus", "price_per_hour") else 1):
-            raise KdscaleError(f"--{option.replace('_', '-')} {value:g}: that cannot be")
+    check_options(
+        args, gpus=Natural, cpus=Count, passages=Count, queries=Count, price_per_hour=Amount
+    )
     if args.config is None and not args.calibrate:
         raise KdscaleError("give a CONFIG to plan, or --calibrate to measure this machine")
     from rich.console import Console
@@ -80,9 +80,11 @@ def _predict(args: argparse.Namespace, reporter: Reporter) -> int:
     host = load_calibration() or ASSUMED
     if args.gpus:
         device = gpu_rates(args.gpu, config.ranker.train.precision, host)
-        machines = Machines(device, args.gpus, host, args.cpus or 8 * args.gpus)
+        machines = Machines(
+            device, args.gpus, host, 8 * args.gpus if args.cpus is None else args.cpus
+        )
     else:
-        cores = args.cpus or os.cpu_count() or 1
+        cores = (os.cpu_count() or 1) if args.cpus is None else args.cpus
         machines = Machines(_of_cores(host, cores), 1, host, cores)
     found, cached = _in_store(config, reporter)
     counts = counts_of(config, found, args.passages, args.queries)

@@ -63,9 +63,9 @@ def counts_of(
             _blocks(config, facts["passages"] * chars) if blocks is None else blocks, source,
         )  # fmt: skip
     known = _known(config)
-    passages = passages or known.get("passages")
+    passages = known.get("passages") if passages is None else passages
     by_split = _by_split(config, known["queries"])
-    if queries:
+    if queries is not None:
         by_split[TRAIN] = min(queries, prepare.max_queries.get(TRAIN, queries))
     if not passages or TRAIN not in by_split:
         raise KdscaleError(
@@ -129,7 +129,7 @@ def _assumed_lengths(config: Config, chars: float) -> np.ndarray:
 def _blocks(config: Config, chars: float) -> int:
     tokens = chars / CHARS_PER_TOKEN
     budget = config.prepare.max_block_tokens
-    return int((min(tokens, budget) if budget else tokens) // config.prepare.block_length)
+    return int((tokens if budget is None else min(tokens, budget)) // config.prepare.block_length)
 
 
 def sampled_lengths(tokens: Tokens) -> np.ndarray:

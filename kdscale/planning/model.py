@@ -133,7 +133,7 @@ class CostModel:
 
     def _queries(self, limit: int | None) -> int:
         queries = self.counts.queries.get(TRAIN, 0)
-        return min(limit, queries) if limit else queries
+        return queries if limit is None else min(limit, queries)
 
     def _steps(self, train: Train, items: int) -> int:
         from kdscale.training.loop import total_steps

@@ -74,7 +74,7 @@ def scale_lines(config: Config, counts: Counts, machines: Machines) -> Iterator[
 def _bounded(config: Config, counts: Counts) -> Counts:
     """The language model's data stay what the config allows."""
     budget = config.prepare.max_block_tokens
-    if budget:
+    if budget is not None:
         blocks = min(counts.blocks, budget // config.prepare.block_length)
         return replace(counts, blocks=blocks)
     return counts

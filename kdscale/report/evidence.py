@@ -24,7 +24,7 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class Paired:
-    """A system's per-query differences from the baseline in the primary measure.
+    """A system's per-query differences from the baseline in the split's primary measure.
 
     delta: float64 [queries], system minus baseline, in the order of qids
     """
@@ -59,6 +59,11 @@ class Evidence:
         return self.config.evaluate.splits[0]
 
     @property
+    def primary(self) -> str:
+        """The primary measure of that split."""
+        return self.config.evaluate.primary_of(self.split)
+
+    @property
     def students(self) -> list[dict[str, Any]]:
         return [s for s in self.systems if s["strategy"] in STRATEGIES]
 
@@ -67,11 +72,12 @@ class Evidence:
 
     def test(self, system: dict[str, Any], split: str | None = None) -> dict[str, Any] | None:
         """The system's test against the baseline; None for the baseline itself."""
-        return test_of(system, split or self.split, self.config.evaluate.primary)
+        split = split or self.split
+        return test_of(system, split, self.config.evaluate.primary_of(split))
 
     def value(self, system: dict[str, Any]) -> float:
         """The primary measure on the split of the plots."""
-        return system["measures"][self.split][self.config.evaluate.primary]
+        return system["measures"][self.split][self.primary]
 
 
 def collect(config: Config, inputs: dict[str, Artifact]) -> Evidence:
@@ -111,10 +117,12 @@ def baseline_of(config: Config) -> str:
 
 def _read_paired(path: Path, config: Config) -> dict[str, dict[str, Paired]]:
     evaluate = config.evaluate
-    table = read_where(path, METRICS, "measure", [evaluate.primary])
+    primary = evaluate.primary
+    names = sorted(set(primary.values())) if isinstance(primary, dict) else [primary]
     values: dict[str, dict[str, dict[str, float]]] = {}
-    for row in _rows(table):
-        values.setdefault(row[0], {}).setdefault(row[1], {})[row[2]] = row[3]
+    for split, system, qid, measure, value in _rows(read_where(path, METRICS, "measure", names)):
+        if measure == evaluate.primary_of(split):
+            values.setdefault(split, {}).setdefault(system, {})[qid] = value
     paired = {}
     for split, systems in values.items():
         base = systems.get(evaluate.baseline)
@@ -128,14 +136,15 @@ def _read_paired(path: Path, config: Config) -> dict[str, dict[str, Paired]]:
         }
     if evaluate.splits[0] not in paired:
         raise KdscaleError(
-            f"the evaluation has no {evaluate.primary} for the split {evaluate.splits[0]!r}; "
+            f"the evaluation has no {evaluate.primary_of(evaluate.splits[0])} for the split "
+            f"{evaluate.splits[0]!r}; "
             "put evaluate.primary into evaluate.measures and run again"
         )
     return paired
 
 
-def _rows(table: Any) -> Iterator[tuple[str, str, str, float]]:
-    columns = [table[c].to_pylist() for c in ("split", "system", "qid", "value")]
+def _rows(table: Any) -> Iterator[tuple[str, str, str, str, float]]:
+    columns = [table[c].to_pylist() for c in ("split", "system", "qid", "measure", "value")]
     return zip(*columns, strict=True)
 
 

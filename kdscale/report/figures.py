@@ -92,7 +92,7 @@ def tradeoff(evidence: Evidence, width: float, height: float, name: str) -> str:
     Systems that rerank are points, with the 95 % interval of their difference from the baseline
     drawn around them; BM25, which does not rerank, is a line.
     """
-    split, primary = evidence.split, evidence.config.evaluate.primary
+    split, primary = evidence.split, evidence.primary
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         xs = []
@@ -245,7 +245,7 @@ def plain_ticks(axis: Axis) -> None:
 
 def tradeoff_label(evidence: Evidence) -> str:
     """What the first figure shows, for a screen reader."""
-    split, primary = evidence.split, evidence.config.evaluate.primary
+    split, primary = evidence.split, evidence.primary
     parts = []
     for system in evidence.systems:
         x = _latency(system)

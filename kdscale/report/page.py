@@ -56,6 +56,7 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         example_count=evidence.config.report.examples,
         splits=[s for s in evidence.systems[0]["measures"] if s in evidence.config.evaluate.splits],
         measures=_measures(evidence),
+        primary_words=_primary_words(evidence),
         baseline=baseline_of(evidence.config),
         base=evidence.system(evidence.config.evaluate.baseline),
         teacher=evidence.system(TEACHER),
@@ -108,10 +109,22 @@ def asset(name: str) -> str:
     return resources.files("kdscale.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _measures(evidence: Evidence) -> list[str]:
-    """The primary one first, then as in the config."""
-    names = evidence.systems[0]["measures"][evidence.split]
-    return sorted(names, key=lambda m: m != evidence.config.evaluate.primary)
+def _measures(evidence: Evidence) -> dict[str, list[str]]:
+    """Of each split its measures, the primary one first, then as in the config."""
+    primary_of = evidence.config.evaluate.primary_of
+    return {
+        split: sorted(names, key=lambda m, split=split: m != primary_of(split))
+        for split, names in evidence.systems[0]["measures"].items()
+    }
+
+
+def _primary_words(evidence: Evidence) -> str:
+    """The primary measure, or those of the splits."""
+    evaluate = evidence.config.evaluate
+    of_splits = {split: evaluate.primary_of(split) for split in evaluate.splits}
+    if len(set(of_splits.values())) == 1:
+        return evidence.primary
+    return ", ".join(f"{measure} on {split}" for split, measure in of_splits.items())
 
 
 def _strategies(evidence: Evidence) -> list[str]:
@@ -181,7 +194,7 @@ def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
     paired = evidence.paired[evidence.split]
     students = [s for s in evidence.students if s["system"] in paired]
     limit = max((abs(paired[s["system"]].delta).max() for s in students), default=0.0) or 1.0
-    primary = evidence.config.evaluate.primary
+    primary = evidence.primary
     panels = []
     for system in students:
         name, test = system["system"], evidence.test(system)

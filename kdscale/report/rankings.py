@@ -61,7 +61,7 @@ def safe_json(value: Any) -> Markup:
 def _values(evidence: Evidence) -> dict[str, dict[str, float]]:
     """system -> qid -> the primary measure."""
     path = evidence.inputs["evaluation"].path / "metrics.parquet"
-    table = read_where(path, METRICS, "measure", [evidence.config.evaluate.primary])
+    table = read_where(path, METRICS, "measure", [evidence.primary])
     values: dict[str, dict[str, float]] = {}
     columns = [table[c].to_pylist() for c in ("split", "system", "qid", "value")]
     for split, system, qid, value in zip(*columns, strict=True):

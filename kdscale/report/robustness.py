@@ -18,13 +18,15 @@ def depths_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
     that was looked at at the most depths, the page's own split before others. None where each was
     looked at at one alone."""
     path = evidence.inputs["evaluation"].path / "depths.parquet"
-    primary = evidence.config.evaluate.primary
-    rows = [r for r in read_table(path, DEPTHS).to_pylist() if r["measure"] == primary]
+    primary_of = evidence.config.evaluate.primary_of
+    rows = [
+        r for r in read_table(path, DEPTHS).to_pylist() if r["measure"] == primary_of(r["split"])
+    ]
     of_collection: dict[str, set[int]] = {evidence.split: set()}
     for row in rows:
         of_collection.setdefault(row["split"], set()).add(row["depth"])
     collection = max(of_collection, key=lambda name: len(of_collection[name]))
-    depths = sorted(of_collection[collection])
+    depths, primary = sorted(of_collection[collection]), primary_of(collection)
     if len(depths) < 2:
         return None
     found = {(r["system"], r["depth"]): r for r in rows if r["split"] == collection}
@@ -47,6 +49,7 @@ def depths_view(evidence: Evidence, verdict: Verdict) -> dict[str, Any] | None:
     ]
     return {
         "collection": collection,
+        "primary": primary,
         "wide": Markup(figures.depth_lines(drawn, 8.6, 3.8, "depths")),
         "narrow": Markup(figures.depth_lines(drawn, 4.0, 3.8, "depths-narrow")),
         "label": _label(primary, depths, lines),
@@ -88,16 +91,18 @@ def _depth_finding(
 
 def transfer_view(evidence: Evidence) -> list[dict[str, Any]]:
     """The collections that nothing was trained on, each with a row a system in page order."""
-    primary, base = evidence.config.evaluate.primary, evidence.config.evaluate.baseline
-    own = evidence.config.evaluate.splits
+    evaluate = evidence.config.evaluate
+    own, base = evaluate.splits, evaluate.baseline
     collections = [name for name in evidence.systems[0]["measures"] if name not in own]
     views = []
     for name in collections:
+        primary = evaluate.primary_of(name)
         best = evidence.system(base)["measures"][name][primary]
         rows = [_transfer_row(s, name, primary, best, evidence) for s in evidence.systems]
         queries = next((r["test"]["n"] for r in rows if r["test"]), 0)
         source = evidence.config.transfer[name.partition("/")[0]]
-        views.append({"name": name, "queries": queries, "depth": source.depth, "rows": rows})
+        told = {"name": name, "primary": primary, "queries": queries, "depth": source.depth}
+        views.append({**told, "rows": rows})
     return views
 
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kdscale.config import by_collection
 from kdscale.report.evidence import TEACHER, page_order, test_of
 from kdscale.report.verdict import pick
 
@@ -17,15 +18,20 @@ MARK = "*"
 NONINFERIOR = "≈"
 
 
-def results_table(systems: list[dict[str, Any]], primary: str, baseline: str) -> RenderableType:
+def results_table(
+    systems: list[dict[str, Any]], primary: str | dict[str, str], baseline: str
+) -> RenderableType:
     """`systems` are the rows of systems.json; the student to take is marked in each split.
+    primary: the setting, which may be a mapping.
 
     The primary measure is always shown, other measures as far as the width allows: the page and
     `kdscale results --format csv` have all of them.
     """
     splits = list(systems[0]["measures"])
     ordered = page_order(systems)
-    return Group(*(_split_table(ordered, split, primary, baseline) for split in splits))
+    return Group(
+        *(_split_table(ordered, split, by_collection(primary, split), baseline) for split in splits)
+    )
 
 
 def _split_table(

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from kdscale.config import STRATEGIES, Evaluate
+from kdscale.data.queries import DEV
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.trial_groups import (
     FULL,
@@ -40,7 +41,9 @@ def show_trials(groups: list[Group], about: dict[str, Any], evaluate: Evaluate) 
     teacher = next(g for g in groups if g.system == TEACHER)
     found = students(groups)
     measures = list(teacher.values)
-    primary = evaluate.primary if evaluate.primary in measures else measures[0]
+    primary = evaluate.primary_of(about.get("split") or DEV)
+    if primary not in measures:
+        primary = measures[0]
     measures.sort(key=lambda m: m != primary)
     ordered = sorted(found, key=_place)
     tests = against(ordered, teacher, primary, evaluate.margin)

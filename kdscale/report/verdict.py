@@ -56,7 +56,7 @@ def pick(
 
 def judge(evidence: Evidence) -> Verdict:
     """The answer of an evaluation, in sentences."""
-    split, primary = evidence.split, evidence.config.evaluate.primary
+    split, primary = evidence.split, evidence.primary
     system, standing = pick(evidence.systems, split, primary)
     if system is None:
         return Verdict(None, standing, "This experiment has no students to choose from.")

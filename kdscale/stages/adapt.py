@@ -276,19 +276,20 @@ def run_student(ctx: StageContext) -> dict[str, Any]:
     """Train the student further and judge it. Raises KeptError where it is not to be taken.
 
     `params`: as for `kdscale.stages.distill_ranker`; the settings of the judgment are
-    evaluate.primary, evaluate.depth, evaluate.margin and evaluate.alpha.
+    evaluate.primary (of dev), evaluate.depth, evaluate.margin and evaluate.alpha.
     """
     evaluate = ctx.config.evaluate
+    primary = evaluate.primary_of(DEV)
     facts = distill_ranker.run(ctx)
     dataset, tokens = Dataset(ctx.inputs["dataset"].path), Tokens(ctx.inputs["tokens"].path)
 
     def measured(path: Path) -> dict[str, Any]:
-        return measure_ranker(path, dataset, tokens, evaluate.primary, evaluate.depth, ctx.reporter)
+        return measure_ranker(path, dataset, tokens, primary, evaluate.depth, ctx.reporter)
 
     verdict = decide(
         measured(ctx.inputs["student"].path),
         measured(ctx.out),
-        evaluate.primary,
+        primary,
         evaluate.margin,
         evaluate.alpha,
     )

@@ -24,7 +24,7 @@ from kdscale.evaluation.depths import DepthRows
 from kdscale.evaluation.ensemble import ensemble_costs, ensemble_run, ensemble_timings
 from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
 from kdscale.evaluation.latency import Timings, hardware, measure_latency
-from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.evaluation.measures import check_grades, parse_measures, per_query
 from kdscale.evaluation.query_types import query_features, query_types
 from kdscale.evaluation.ranking import Scored, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.systems import ENSEMBLE, System, system_rows, systems_of
@@ -41,14 +41,16 @@ def run(ctx: StageContext) -> dict[str, Any]:
     Raises KdscaleError for an unknown measure, split or baseline before anything is scored.
     """
     settings = ctx.config.evaluate
-    measures = parse_measures(list(dict.fromkeys([settings.primary, *settings.measures])))
     dataset = Dataset(ctx.inputs["dataset"].path)
     tokens = {r: Tokens(a.path) for r, a in ctx.inputs.items() if r.partition(":")[0] == "tokens"}
     systems = systems_of(ctx.inputs)
     _check(settings, systems, dataset)
     collections = _collections(ctx.config, ctx.inputs, dataset, tokens)
+    measures_of = {c.name: parse_measures(settings.measures_of(c.name)) for c in collections}
+    for collection in collections:
+        check_grades(measures_of[collection.name], collection.qrels)
     # (name of the collection, measure) -> system -> [judged queries]
-    values = {(c.name, m): {} for c in collections for m in measures}
+    values = {(name, m): {} for name, measures in measures_of.items() for m in measures}
     depths = DepthRows(settings.depths, settings.baseline)
     costs = {}
     for system in systems:
@@ -70,14 +72,15 @@ def run(ctx: StageContext) -> dict[str, Any]:
             path = _write_run(ctx, system, scored, collection)
             # Measured from the file: what is reported is what anyone can measure again.
             run_of = {qid: [pid for pid, _ in ranking] for qid, ranking in read_run(path)}
+            measures = measures_of[collection.name]
             of_queries = per_query(measures, collection.qrels, run_of)
             for measure in measures:
                 values[collection.name, measure][system.name] = of_queries[measure]
             depths.add(system.name, collection, measures, run_of, of_queries)
     write_table(ctx.out / "metrics.parquet", _metrics_table(values, collections), METRICS)
     write_table(ctx.out / "depths.parquet", depths.table(), DEPTHS)
-    primary = values[collections[0].name, settings.primary]
-    _query_types(ctx, dataset, collections[0], systems, primary)
+    first = collections[0].name
+    _query_types(ctx, dataset, collections[0], systems, values[first, settings.primary_of(first)])
     timings, circumstances = _latency(ctx, systems, tokens, collections[0])
     _write_json(ctx, "latency.json", circumstances)
     rows = system_rows(settings, systems, values, costs, timings, circumstances)
@@ -129,9 +132,6 @@ def _check(settings: Evaluate, systems: list[System], dataset: Dataset) -> None:
         raise KdscaleError(
             f"evaluate.baseline: no system {settings.baseline!r}, only {', '.join(names)}"
         )
-    for name in ("depth", "latency_queries", "latency_threads"):
-        if getattr(settings, name) < 1:
-            raise KdscaleError(f"evaluate.{name} must be at least 1")
 
 
 def _trained_on(

@@ -5,28 +5,24 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from kdscale.bounds import Seed
 from kdscale.config import Config
-from kdscale.configload import build, check_config, to_dict
+from kdscale.configload import build, check_config, coerce, to_dict
 from kdscale.errors import KdscaleError
 from kdscale.sweep.space import CELL_AXES, SECTION, put_setting
 
 if TYPE_CHECKING:
-    from kdscale.sweep.spec import Limits, Sweep
+    from kdscale.sweep.spec import Sweep
 
 
 def check_sweep(sweep: Sweep) -> None:
     """What types cannot say. Raises KdscaleError naming the key."""
-    search, limits = sweep.search, sweep.section.limits
-    for key, value, least in (
-        ("search.samples", search.samples, 1),
-        ("search.concurrent", search.concurrent, 1),
-        ("seed", sweep.section.seed, 0),
-    ):
-        if value is not None and value < least:
-            raise KdscaleError(f"{SECTION}.{key}: {least} or more, not {value}")
-    _check_limits(sweep, limits)
-    if not 0 < search.grace < 1 or not search.factor > 1:
-        raise KdscaleError(f"{SECTION}.search: grace is between 0 and 1, factor above 1")
+    limits = sweep.section.limits
+    if limits.gpu_hours and not sweep.base.cluster.gpus_per_worker:
+        raise KdscaleError(
+            f"{SECTION}.limits.gpu_hours: no trial has a GPU; set cluster.gpus_per_worker, or "
+            "limit hours"
+        )
     if not sweep.base.students:
         raise KdscaleError(f"{SECTION}.space: no student shapes; add the axis shape, or students")
     _check_search(sweep)
@@ -38,19 +34,6 @@ def check_sweep(sweep: Sweep) -> None:
         if not sweep.section.wandb.project:
             raise KdscaleError(f"{SECTION}.wandb.project: the name of a project")
         _need("wandb", f"{SECTION}.wandb", "remove it")
-
-
-def _check_limits(sweep: Sweep, limits: Limits) -> None:
-    for name, value in vars(limits).items():
-        if value is not None and not value > 0:
-            raise KdscaleError(
-                f"{SECTION}.limits.{name}: {value:g} is too small for one trial; raise it"
-            )
-    if limits.gpu_hours and not sweep.base.cluster.gpus_per_worker:
-        raise KdscaleError(
-            f"{SECTION}.limits.gpu_hours: no trial has a GPU; set cluster.gpus_per_worker, or "
-            "limit hours"
-        )
 
 
 def _check_search(sweep: Sweep) -> None:
@@ -98,8 +81,7 @@ def _check_values(sweep: Sweep) -> None:
             if axis.key == "budget":
                 _check_budget(value, where)
             elif axis.key == "seed":
-                if type(value) is not int or value < 0:
-                    raise KdscaleError(f"{where}: whole numbers from 0, not {value!r}")
+                coerce(Seed, value, where)
             elif axis.key not in CELL_AXES:
                 data = to_dict(sweep.base)
                 try:
@@ -119,10 +101,11 @@ def _check_budget(value: Any, where: str) -> None:
 
 
 def _check_metric(sweep: Sweep) -> None:
-    from kdscale.evaluation.measures import parse_measures
+    from kdscale.evaluation.measures import check_measures, parse_measures
 
-    parse_measures([sweep.metric], f"{SECTION}.search.metric")
-    parse_measures(sweep.base.evaluate.measures)
+    if sweep.search.metric is not None:
+        parse_measures([sweep.search.metric], f"{SECTION}.search.metric")
+    check_measures(sweep.base)
 
 
 def _need(package: str, setting: str, instead: str) -> None:

@@ -31,7 +31,7 @@ _TEACHER = "/teacher"  # which no shape can be called
 
 def measures_of(config: Config, metric: str) -> list[str]:
     """The metric first."""
-    return list(dict.fromkeys([metric, config.evaluate.primary, *config.evaluate.measures]))
+    return list(dict.fromkeys([metric, *config.evaluate.measures_of(DEV)]))
 
 
 def measure(

@@ -64,7 +64,7 @@ def shared_seconds(outcome: Outcome, config: Config, store: Store) -> float | No
         if not step.name.startswith(LM):
             return seconds
         steps, train = facts.get("steps"), config.lm.train
-        if told.get("student") == step.params["student"] and steps and train.max_steps:
+        if told.get("student") == step.params["student"] and steps and train.max_steps is not None:
             return seconds * train.max_steps / steps
     return None
 

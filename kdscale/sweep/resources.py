@@ -68,7 +68,7 @@ def plan_trials(cluster: Cluster, nodes: Sequence[Node], most: int) -> tuple[int
                 continue
         if fits(all_of_them, nodes):
             return count, all_of_them.cpus
-    cpus = cluster.cpus_per_worker or 0.1
+    cpus = 0.1 if cluster.cpus_per_worker is None else cluster.cpus_per_worker
     needs = f"{cpus:g} CPUs" + (f" and {one.gpus:g} GPUs" if one.gpus else "")
     raise KdscaleError(
         f"a trial of the sweep needs {workers} x {needs} (each whole on one node) and "

@@ -149,15 +149,18 @@ def pairs_of_trials(
     trials: list[Trial], configs: dict[str, Config], queries: int
 ) -> dict[str, int]:
     """The pairs that each trial's student is trained on, repetitions included."""
-    return {
-        trial.id: _planned_pairs(configs[trial.id], queries_of(trial.budget, queries) or queries)
-        for trial in trials
-    }
+    pairs = {}
+    for trial in trials:
+        budget = queries_of(trial.budget, queries)
+        pairs[trial.id] = _planned_pairs(configs[trial.id], queries if budget is None else budget)
+    return pairs
 
 
 def _planned_pairs(config: Config, queries: int) -> int:
     """queries: in the budget."""
+    from kdscale.training.loop import total_steps
+
     train = config.ranker.train
     batch = min(train.batch_size, queries)
-    steps = train.max_steps or max(1, round(train.epochs * (queries // batch)))
+    steps = total_steps(train, queries // batch)
     return steps * batch * config.ranker.group_size

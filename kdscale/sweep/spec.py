@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from kdscale.bounds import Bound, Count, Positive, ProperShare, Seed
 from kdscale.config import STRATEGIES, Config
 from kdscale.configload import build, check_config, make_config, read_settings, to_dict
+from kdscale.data.queries import DEV
 from kdscale.errors import KdscaleError, nearest
 from kdscale.paths import user_path
 from kdscale.sweep.checks import check_sweep
@@ -20,21 +22,21 @@ class Search:
     """How the space is searched."""
 
     type: Literal["grid", "random", "optuna"] = "grid"
-    metric: str | None = None  # an ir-measures name, on dev; None: evaluate.primary
-    samples: int = 1  # draws of what is not listed by grid, for each cell
+    metric: str | None = None  # an ir-measures name, on dev; None: evaluate.primary of dev
+    samples: Count = 1  # draws of what is not listed by grid, for each cell
     scheduler: Literal["none", "asha"] = "none"
-    grace: float = 0.25  # asha: the share of its training that every trial gets
-    factor: float = 3.0  # asha: of so many trials of a cell one goes on
-    concurrent: int | None = None  # trials side by side, at most; None: what the cluster holds
+    grace: ProperShare = 0.25  # asha: the share of its training that every trial gets
+    factor: Annotated[float, Bound(above=1)] = 3.0  # asha: of so many trials of a cell one goes on
+    concurrent: Count | None = None  # trials side by side, at most; None: what the cluster holds
 
 
 @dataclass
 class Limits:
     """What a sweep may use, over all its resumptions; None: all that it needs."""
 
-    trials: int | None = None
-    hours: float | None = None
-    gpu_hours: float | None = None
+    trials: Count | None = None
+    hours: Positive | None = None
+    gpu_hours: Positive | None = None
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Section:
 
     search: Search
     limits: Limits
-    seed: int = 0  # of what is drawn
+    seed: Seed = 0  # of what is drawn
     wandb: Wandb | None = None
 
 
@@ -72,7 +74,8 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        return self.search.metric or self.base.evaluate.primary
+        asked = self.search.metric
+        return self.base.evaluate.primary_of(DEV) if asked is None else asked
 
     @cached_property
     def axes(self) -> list[Axis]:
@@ -86,7 +89,7 @@ class Sweep:
         defaults = {
             "strategy": ranker.strategies,
             "shape": shapes,
-            "budget": [ranker.max_queries or 1.0],
+            "budget": [1.0 if ranker.max_queries is None else ranker.max_queries],
             "seed": [self.base.seed if ranker.seed is None else ranker.seed],
         }
         axes = [replace(a, values=tuple(shapes)) if a.key == "shape" else a for a in self.axes]

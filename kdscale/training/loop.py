@@ -45,7 +45,9 @@ class ItemSource(Protocol):
 
 
 def total_steps(train: Train, steps_per_epoch: int) -> int:
-    return train.max_steps or max(1, round(train.epochs * steps_per_epoch))
+    if train.max_steps is not None:
+        return train.max_steps
+    return max(1, round(train.epochs * steps_per_epoch))
 
 
 def learning_rate(train: Train, step: int, steps: int) -> float:

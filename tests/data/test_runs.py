@@ -7,6 +7,7 @@ from reader_files import FILES, accepted, rejects
 from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import (
     QRELS_COLUMNS,
+    distinct_scores,
     qrels_lines,
     read_qrels,
     read_rankings,
@@ -87,25 +88,60 @@ def test_run_lines_keep_the_order_of_the_file():
 
 def test_a_written_run_has_the_columns_of_trec(tmp_path):
     path = tmp_path / "r"
-    write_run(path, [("q1", [("b", 0.5), ("c", 2), ("a", np.float32(0.5))])], "my--tag")
+    write_run(path, [("q1", [("b", 0.25), ("c", 2), ("a", np.float32(0.5))])], "my--tag")
     assert path.read_text() == (
-        "q1 Q0 c 1 2.0 my--tag\nq1 Q0 a 2 0.5 my--tag\nq1 Q0 b 3 0.5 my--tag\n"
+        "q1 Q0 c 1 2.0 my--tag\nq1 Q0 a 2 0.5 my--tag\nq1 Q0 b 3 0.25 my--tag\n"
     )
 
 
-@given(
-    st.dictionaries(
-        st.text("abc012", min_size=1),
-        st.floats(allow_nan=False, allow_infinity=False),
-        min_size=1,
-    )
+def test_of_equal_scores_the_later_is_written_as_the_next_lower_32_bit_number(tmp_path):
+    path = tmp_path / "r"
+    write_run(path, [("q1", [("b", 0.5), ("a", 0.5), ("c", 0.5)])], "t")
+    below = np.nextafter(np.float32(0.5), np.float32(0))
+    lower = np.nextafter(below, np.float32(0))
+    expected = [("a", 0.5), ("b", float(below)), ("c", float(lower))]
+    assert list(read_run(path)) == [("q1", expected)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([], []),
+        ([2.0, 0.5, -1.5], [2.0, 0.5, -1.5]),
+        # The second is pushed below the third, which gives way too.
+        ([1.0, 1.0, 1 - 2**-24], [1.0, 1 - 2**-24, 1 - 2**-23]),
+        # Below zero comes the first number that no program takes for zero.
+        ([0.0, -0.0, -1e-45], [0.0, -(2.0**-126), -(2.0**-126) * (1 + 2**-23)]),
+        ([1e300, 1e299], [(2 - 2**-23) * 2.0**127, (2 - 2**-22) * 2.0**127]),
+        ([-1e299, -1e300], [-(2 - 2**-22) * 2.0**127, -(2 - 2**-23) * 2.0**127]),
+    ],
 )
+def test_scores_strictly_decrease_in_32_bits(scores, expected):
+    assert distinct_scores(scores) == expected
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(FINITE | st.sampled_from([0.0, -0.0, 1.0, 1e-40, 3.4e38, -3.5e38]), max_size=20))
+def test_any_scores_can_be_told_apart_in_32_bits(scores):
+    scores.sort(reverse=True)
+    written = np.array(distinct_scores(scores))
+    assert np.array_equal(written, written.astype(np.float32)) and np.isfinite(written).all()
+    assert (np.diff(written) < 0).all()
+    sound = np.clip(scores, -3.4e38, 3.4e38)  # what has no number of its own in 32 bits is moved
+    room = np.abs(sound) * 2.0**-23 * 21 + 2.0**-125
+    assert (np.abs(written - sound) <= room + 3e36 * (np.abs(scores) > 3.4e38)).all()
+
+
+@given(st.dictionaries(st.text("abc012", min_size=1), FINITE, min_size=1))
 def test_a_run_survives_writing_and_reading(tmp_path_factory, scores):
     path = tmp_path_factory.mktemp("run") / "r"
     write_run(path, [("q", scores.items())], "t")
     [(qid, ranking)] = read_run(path)
     assert qid == "q"
-    assert ranking == sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    by_score = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    assert [pid for pid, _ in ranking] == [pid for pid, _ in by_score]
 
 
 @pytest.mark.parametrize(

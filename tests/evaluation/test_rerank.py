@@ -184,7 +184,7 @@ def test_mistakes_are_told_before_any_work(files, tmp_path):
         ({"output": tmp_path / "no" / "o.trec"}, "no file in a folder"),
         ({"output": tmp_path / "o.trec.gz"}, "leave out .gz"),
         ({"output": files.run}, "is the run itself"),
-        ({"depth": 0}, "at least 1"),
+        ({"depth": 0}, "--depth: 1 or more, not 0"),
         ({"queries": tmp_path / "none"}, "queries: .* does not exist"),
         ({"passages": tmp_path / "none"}, "passages: .* does not exist"),
         ({"model": tmp_path / "none"}, "does not exist"),

@@ -51,9 +51,9 @@ def test_shapes_are_shipped():
     ("shape", "message"),
     [
         (Shape("x", 2, 312, 16, 1200), "16 heads do not divide hidden size 312; set heads to 13"),
-        (Shape("x", 0, 128, 4, 512), "layers must be at least 1"),
-        (Shape("x", 2, 128, 0, 512), "heads must be at least 1"),
-        (Shape("x", 2, 128, 4, -1), "intermediate must be at least 1"),
+        (Shape("x", 0, 128, 4, 512), "layers: 1 or more"),
+        (Shape("x", 2, 128, 0, 512), "heads: 1 or more"),
+        (Shape("x", 2, 128, 4, -1), "intermediate: 1 or more"),
         (Shape("x", 2, 128, 4, 512, 129), "embedding is 129; set it to 0 .* the hidden size 128"),
         (Shape("x", 2, 128, 4, 512, 1), "embedding is 1; set it to 0"),
         (Shape("x", 2, 128, 4, 512, -64), "embedding is -64; set it to 0"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +10,7 @@ from kdscale.report.evidence import collect
 from kdscale.report.examples import collect_examples
 from kdscale.report.figures import MAX_POINTS, _thinned
 from kdscale.report.lineage import build_tree
+from kdscale.report.verdict import judge
 
 STUDENT = "lm_distill_ranker_distill/2l-192"
 
@@ -43,6 +46,21 @@ def test_a_primary_measure_that_was_not_evaluated(tmp_path):
     config.evaluate.primary = "P@3"
     with pytest.raises(KdscaleError, match=r"no P@3 for the split 'test'"):
         collect(config, inputs)
+
+
+def test_the_primary_measure_is_that_of_the_split(experiment):
+    """The page of measures by split says what the page of one measure says."""
+    of_splits = {"default": "RR@10", "test": "nDCG@10"}
+    evaluate = replace(experiment.config.evaluate, primary=of_splits, splits=["test"])
+    evidence = collect(replace(experiment.config, evaluate=evaluate), experiment.inputs)
+    assert evidence.primary == "nDCG@10"
+    for name, paired in experiment.evidence.paired["test"].items():
+        np.testing.assert_array_equal(paired.delta, evidence.paired["test"][name].delta)
+    assert judge(evidence) == judge(experiment.evidence)
+    evaluate = replace(evaluate, primary={"default": "nDCG@10", "test": "AP"})
+    other = collect(replace(experiment.config, evaluate=evaluate), experiment.inputs)
+    base = other.system("teacher")
+    assert other.value(base) == base["measures"]["test"]["AP"] != evidence.value(base)
 
 
 def test_examples_are_the_extremes_with_their_ranks(experiment):

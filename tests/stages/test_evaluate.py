@@ -1,3 +1,4 @@
+import io
 import json
 import math
 
@@ -6,11 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from small_world import DEPTH, MAX_LENGTH, SmallWorld
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdscale.data.schema import METRICS
 from kdscale.errors import KdscaleError
+from kdscale.evaluation.results import _row
+from kdscale.report.table import results_table
 from kdscale.stages.evaluate import run
 
 SYSTEMS = ["bm25", "teacher", "ranker_distill/tiny", "lm_distill_finetune/tiny"]
@@ -225,6 +229,45 @@ def test_another_baseline(world, tmp_path):
     assert rows["teacher"]["tests"]["dev"]["AP"]["baseline"] == "bm25"
 
 
+def test_each_split_has_its_own_measures_and_primary_one(world, tmp_path):
+    facts = run(
+        world.context(
+            tmp_path,
+            splits=["test", "dev"],
+            measures={"default": ["AP"], "dev": ["RR(rel=2)@10"]},
+            primary={"default": "nDCG@10", "dev": "RR(rel=2)@10"},
+            latency_queries=1,
+        )
+    )
+    systems = json.loads((tmp_path / "systems.json").read_text())
+    bm25, teacher = systems[:2]
+    assert list(bm25["measures"]["test"]) == ["nDCG@10", "AP"]
+    assert list(bm25["measures"]["dev"]) == ["RR(rel=2)@10"]
+    assert "noninferior" in bm25["tests"]["test"]["nDCG@10"]
+    assert "noninferior" not in bm25["tests"]["test"]["AP"]
+    assert "noninferior" in bm25["tests"]["dev"]["RR(rel=2)@10"]
+    assert {(s, m) for s, _, m in means(tmp_path)} == {
+        ("test", "nDCG@10"), ("test", "AP"), ("dev", "RR(rel=2)@10")
+    }  # fmt: skip
+    # The command's rows and its table take each split's own, by the settings in the manifest.
+    row = _row(bm25, facts["primary"])
+    assert row["dev p"] == bm25["tests"]["dev"]["RR(rel=2)@10"]["p"]
+    assert row["test p"] == bm25["tests"]["test"]["nDCG@10"]["p"]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(results_table(systems, facts["primary"], "teacher"))
+    printed = console.file.getvalue()
+    assert "Δ and p: nDCG@10 against teacher" in printed
+    assert "Δ and p: RR(rel=2)@10 against teacher" in printed
+    assert f"{teacher['measures']['dev']['RR(rel=2)@10']:.3f}" in printed
+
+
+def test_a_grade_that_a_measure_cannot_take_is_told_before_any_work(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdscale.evaluation.measures.GDEVAL_GRADE", 0)
+    with pytest.raises(KdscaleError, match=r"ERR@10: query .* knows grades up to 0"):
+        run(world.context(tmp_path, measures=["ERR@10"]))
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -232,7 +275,6 @@ def test_another_baseline(world, tmp_path):
         ({"splits": []}, r"evaluate.splits is empty"),
         ({"measures": ["nDGC@10"]}, r"unknown measure 'nDGC@10'.*nDCG@10"),
         ({"baseline": "bm52"}, r"no system 'bm52', only bm25, teacher, ranker_distill/tiny"),
-        ({"depth": 0}, r"evaluate.depth must be at least 1"),
     ],
 )
 def test_a_mistake_is_told_before_any_work(world, tmp_path, settings, message):
