@@ -268,8 +268,8 @@ def _numbered(
 def _computed_together(measures: Iterable[Measure]) -> list[list[Measure]]:
     """The measures by their parameters but the cutoff.
 
-    In one call ir-measures may compute nDCG@10 with the gains of the nDCG(gains=...)@10 beside it: it
-    walks through a set, whose order is another in each process.
+    In one call ir-measures may compute nDCG@10 with the gains of the nDCG(gains=...)@10 beside it:
+    it walks through a set, whose order is another in each process.
     """
     groups: dict[str, list[Measure]] = {}
     for measure in measures:
