@@ -40,10 +40,15 @@ def test_the_config_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("block", BLOCKS[1:])
-def test_every_other_source_is_one(block, tmp_path):
+def test_every_other_block_is_part_of_a_config(block, tmp_path):
     path = tmp_path / "mycorpus.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(BLOCKS[0]) | yaml.safe_load(block)))
-    assert load_config(path).source.type == yaml.safe_load(block)["source"]["type"]
+    given = yaml.safe_load(block)
+    path.write_text(yaml.safe_dump(yaml.safe_load(BLOCKS[0]) | given))
+    config = load_config(path)
+    if "source" in given:
+        assert config.source.type == given["source"]["type"]
+    else:
+        assert config.evaluate.measures_of("dl19") == given["evaluate"]["measures"]["dl19"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
