@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -97,7 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--format", choices=("table", "json", "csv"), default="table")
     results.set_defaults(run=_results)
 
-    rank = commands.add_parser("rank", help="rerank a run with any ranker")
+    rank = commands.add_parser(
+        "rank", help="rerank a run with any ranker",
+        description="Write the candidates of a run in the order of a ranker's raw logits. A file "
+        "may be a pipe, and one of them - for standard input; -o - is standard output.",
+    )  # fmt: skip
     rank.add_argument("model", metavar="MODEL", help="a ranker directory (a student, a teacher)")
     rank.add_argument("--queries", required=True, type=Path, metavar="F")
     rank.add_argument("--passages", required=True, type=Path, metavar="F")
@@ -231,21 +236,27 @@ def _results(args: argparse.Namespace) -> int:
 def _rank(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from kdscale.data.streams import STANDARD, readable_again
     from kdscale.evaluation.rerank import rerank
     from kdscale.progress import Reporter
 
     reporter = Reporter(Console(stderr=True, highlight=False, soft_wrap=True))
-    rerank(
-        args.model,
-        queries=args.queries,
-        passages=args.passages,
-        run=args.trec_run,
-        output=args.output,
-        depth=args.depth,
-        batch_tokens=args.batch_tokens,
-        reporter=reporter,
-        backend=args.backend,
-    )
+    names = (args.queries, args.passages, args.trec_run)
+    if names.count(STANDARD) > 1:
+        raise KdscaleError("rank: standard input (-) is one file; name the others")
+    with contextlib.ExitStack() as copies:
+        queries, passages, run = (copies.enter_context(readable_again(name)) for name in names)
+        rerank(
+            args.model,
+            queries=queries,
+            passages=passages,
+            run=run,
+            output=args.output,
+            depth=args.depth,
+            batch_tokens=args.batch_tokens,
+            reporter=reporter,
+            backend=args.backend,
+        )
     reporter.info(f"written to {args.output}")
     return 0
 

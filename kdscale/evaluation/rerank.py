@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
 from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import read_rankings, write_run
+from kdscale.data.streams import STANDARD, written_whole
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.texts import Texts, read_passages, read_queries
@@ -78,13 +78,8 @@ def rerank(
             yield qid, pids, [(query_ids[qid], passage_ids[pid]) for pid in pids]
 
     tag = re.sub(r"\s+", "-", Path(model).name) or "kdscale"
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        with reporter.task("ranking", pairs) as task:
-            write_run(part, count_pairs(score_queries(scorer, candidates()), task), tag)
-        os.replace(part, output)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(output) as part, reporter.task("ranking", pairs) as task:
+        write_run(part, count_pairs(score_queries(scorer, candidates()), task), tag)
     return pairs
 
 
@@ -93,6 +88,8 @@ def _check(run: Path, output: Path, depth: int | None, batch_tokens: int | None)
         raise KdscaleError(f"run: no file {run}; give a run (qid Q0 pid rank score tag)")
     check_number(Count, depth, "--depth")
     check_number(Count, batch_tokens, "--batch-tokens")
+    if output == STANDARD:
+        return
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise KdscaleError(f"output: {output} is no file in a folder that exists; mend the path")
     if output.suffix == ".gz":
