@@ -41,7 +41,6 @@ from kdscale.models.onnx_ranker import (
     MODEL_FILE,
     OPSET,
     need_onnx,
-    write_int8,
     write_onnx,
 )
 from kdscale.models.pruning import (
@@ -237,6 +236,8 @@ def _trim(
 
 def _int8(forms: Forms, encoder: PairEncoder, folder: Path, force: bool) -> dict[str, Any]:
     """Put the int8 form in the place of the fp32 one, if it is good enough."""
+    from kdscale.models.int8 import write_int8  # it needs onnx
+
     side = folder / f"int8-{MODEL_FILE}"
     write_int8(folder / MODEL_FILE, side)
     os.replace(side, folder / MODEL_FILE)
