@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-WEIGHT_MAX = 127
-# Of seven bits, since CPUs without VNNI add two products in 16 bits: 2 x 127 x 127 fits there, and
+INPUT_MAX, INPUT_ZERO = 127, 128
+# Of seven bits, since CPUs without VNNI add two products in 16 bits: 2 x 255 x 63 fits there, and
 # the same scores come out on every CPU.
-INPUT_MAX, INPUT_ZERO = 63, 64
+WEIGHT_MAX = 63
 SMALLEST = 1e-30  # a token of zeros has to be divided by something
 
 
