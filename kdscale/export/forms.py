@@ -41,10 +41,13 @@ class Forms:
             "bytes": weight_bytes(folder),
         }
 
-    def add_onnx(self, name: str, encoder: PairEncoder, folder: Path, is_same: bool) -> float:
-        """The largest difference of a score from torch's. is_same: Raises KdscaleError where it
-        is more than rounding."""
-        self.quality[name], scores = self._judge.scores(name, OnnxScorer(folder, encoder))
+    def add_onnx(
+        self, name: str, encoder: PairEncoder, folder: Path, is_same: bool
+    ) -> dict[str, float]:
+        """The largest difference of a score from torch's, and of a pair's score alone from that in
+        a batch. is_same: Raises KdscaleError where the first is more than rounding."""
+        scorer = OnnxScorer(folder, encoder)
+        self.quality[name], scores = self._judge.scores(name, scorer)
         largest = float(np.abs(scores - self._torch).max(initial=0))
         if is_same and not np.allclose(scores, self._torch, rtol=SAME_SCORE, atol=SAME_SCORE):
             raise KdscaleError(
@@ -54,7 +57,10 @@ class Forms:
         self._rankers[name] = OnnxModel(folder, THREADS), encoder
         size = Path(folder, MODEL_FILE).stat().st_size
         self._facts[name] = {"backend": "onnx", "bytes": size}
-        return largest
+        return {
+            "largest_difference": largest,
+            "batch_difference": self._judge.batch_difference(scorer),
+        }
 
     def finish(self, reporter: Reporter) -> list[dict[str, Any]]:
         """A row a form, told as well; the times of all are taken in turns.

@@ -22,6 +22,7 @@ MEASURE = "nDCG@10"
 QUERIES = 500
 DEPTH = 50
 LATENCY_QUERIES = 10
+ALONE = 256
 CHUNK_PAIRS = 1_024  # scored between two looks at the progress
 THREADS = 1
 
@@ -54,6 +55,13 @@ class Judge:
                 task.advance(len(parts[-1]))
         scores = np.concatenate(parts)
         return sample.mean(self._measures, scores), scores
+
+    def batch_difference(self, scorer: PairScorer) -> float:
+        """How far the score of a pair alone is from that among others, at most, of ALONE pairs."""
+        pairs = self._sample(scorer.encoder).pairs
+        pairs = pairs[:: max(1, len(pairs) // ALONE)][:ALONE]
+        alone = [scorer.score([pair])[0] for pair in pairs]
+        return float(np.abs(scorer.score(pairs) - alone).max(initial=0))
 
     def milliseconds(
         self, rankers: dict[str, tuple[Callable[..., Any], PairEncoder]]

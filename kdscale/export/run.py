@@ -42,7 +42,6 @@ from kdscale.models.onnx_ranker import (
     MODEL_FILE,
     OPSET,
     need_onnx,
-    write_int8,
     write_onnx,
 )
 from kdscale.models.pruning import (
@@ -135,7 +134,7 @@ def export(uri: str, out: Path, wanted: Wanted, reporter: Reporter) -> dict[str,
         if wanted.onnx:
             write_onnx(model, encoder, folder / MODEL_FILE)
             metrics["onnx"] = {"opset": OPSET, "precision": "fp32"}
-            metrics["onnx"]["largest_difference"] = forms.add_onnx("onnx", encoder, folder, True)
+            metrics["onnx"] |= forms.add_onnx("onnx", encoder, folder, True)
         if wanted.int8:
             metrics["onnx"]["precision"] = "int8"
             metrics["int8"] = _int8(forms, encoder, folder, wanted.force)
@@ -238,10 +237,12 @@ def _trim(
 
 def _int8(forms: Forms, encoder: PairEncoder, folder: Path, force: bool) -> dict[str, Any]:
     """Put the int8 form in the place of the fp32 one, if it is good enough."""
+    from kdscale.models.int8 import write_int8  # it needs onnx
+
     side = folder / f"int8-{MODEL_FILE}"
     write_int8(folder / MODEL_FILE, side)
     os.replace(side, folder / MODEL_FILE)
-    forms.add_onnx("int8", encoder, folder, False)
+    facts = forms.add_onnx("int8", encoder, folder, False)
     before, after = (forms.quality[name] for name in ("onnx", "int8"))
     loss = before - after
     if loss > MAX_INT8_LOSS and not force:
@@ -250,4 +251,9 @@ def _int8(forms: Forms, encoder: PairEncoder, folder: Path, force: bool) -> dict
             f"({loss:.4f}; at most {MAX_INT8_LOSS} is let pass); nothing was written: leave out "
             "--int8, or take it with --force"
         )
-    return {"loss": round(loss, 6), "limit": MAX_INT8_LOSS, "forced": loss > MAX_INT8_LOSS}
+    return {
+        **facts,
+        "loss": round(loss, 6),
+        "limit": MAX_INT8_LOSS,
+        "forced": loss > MAX_INT8_LOSS,
+    }

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from kdscale.errors import KdscaleError
+from kdscale.models.portable import save_tokenizer
 
 Pair = tuple[np.ndarray, np.ndarray]  # token ids of the query and of the passage
 
@@ -93,7 +94,7 @@ class PairEncoder:
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.model_max_length = self.max_length
-        self.tokenizer.save_pretrained(path)
+        save_tokenizer(self.tokenizer, path)
 
     def tokenise(self, texts: Sequence[str], keep: int | None = None) -> list[np.ndarray]:
         """Token ids (int32) of each text without special tokens, at most `keep` of them (None:

@@ -1,4 +1,4 @@
-"""Rankers as ONNX: written from torch, made smaller in int8, and scored with by ONNX Runtime.
+"""Rankers as ONNX: written from torch, and scored with by ONNX Runtime.
 
 The packages are those of `pip install 'kdscale[export]'`.
 """
@@ -6,9 +6,9 @@ The packages are those of `pip install 'kdscale[export]'`.
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,13 @@ def need_onnx(*packages: str) -> None:
 
 def write_onnx(model: PreTrainedModel, encoder: PairEncoder, path: Path) -> None:
     """The ranker in fp32 at OPSET: the encoder's inputs [batch, length], int64, to logits
-    [batch, 1], both dimensions free."""
+    [batch, 1], both dimensions free. The model is left on its device and in its mode."""
     need_onnx("onnx")
-    model = model.to("cpu").eval()
+    with _on_cpu_in_evaluation(model):
+        _write_traced(model, encoder, path)
+
+
+def _write_traced(model: PreTrainedModel, encoder: PairEncoder, path: Path) -> None:
     # Two pairs of different lengths, so that nothing of the sample is taken for a constant.
     sample = encoder.collate([tuple(encoder.tokenise(["a", text])) for text in ("a", "a a a")])
     names = list(sample)
@@ -59,27 +63,6 @@ def write_onnx(model: PreTrainedModel, encoder: PairEncoder, path: Path) -> None
             opset_version=OPSET,
             dynamo=False,  # the other exporter needs a package more, and says nothing more here
         )
-
-
-def write_int8(fp32: Path, path: Path) -> None:
-    """The same with the weights of its matrix products in int8, a scale an output; inputs of
-    those products are quantised as they come, each by its own range."""
-    need_onnx("onnx", "onnxruntime")
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)  # it advises a preparation that does not work for these models
-    try:
-        quantize_dynamic(
-            fp32,
-            path,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=["MatMul", "Gemm"],
-        )
-    finally:
-        logger.setLevel(before)
 
 
 class OnnxModel:
@@ -144,6 +127,20 @@ class OnnxScorer:
             return torch.from_numpy(self._model(**self.encoder.collate(batch))[:, 0])
 
         return score_in_batches(pairs, self.encoder, self.batch_tokens, forward)
+
+
+@contextmanager
+def _on_cpu_in_evaluation(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, it is; afterwards it is where it was, and every module in its own mode: the tracer
+    leaves all of them in that of what it was given, which wraps the model."""
+    device, modes = model.device, [(module, module.training) for module in model.modules()]
+    try:
+        model.to("cpu").eval()
+        yield
+    finally:
+        model.to(device)
+        for module, training in modes:
+            module.training = training
 
 
 class _Logits(nn.Module):

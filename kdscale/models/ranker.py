@@ -14,6 +14,7 @@ from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
 from kdscale.models.first_token import first_token_only
 from kdscale.models.packed import PackedRanker, can_pack, pack
+from kdscale.models.portable import add_older_names
 from kdscale.models.pretrained import (
     check_max_length,
     check_model_dir,
@@ -64,8 +65,10 @@ def ranker_from_lm(path: str | Path, dropout: float, seed: int) -> PreTrainedMod
 
 def save_ranker(model: PreTrainedModel, encoder: PairEncoder, path: str | Path) -> None:
     """Write a Hugging Face directory that `AutoModelForSequenceClassification` and
-    sentence-transformers' `CrossEncoder` read, both with the scores of `Scorer`."""
+    sentence-transformers' `CrossEncoder` read, both with the scores of `Scorer`, in the older
+    versions too."""
     model.config.sentence_transformers = dict(RAW_LOGITS)
+    add_older_names(model.config, encoder.pad_id)
     model.save_pretrained(path)
     encoder.save(path)
 
