@@ -17,7 +17,7 @@ from kdscale.data.runs import parse_run_line, read_run, write_run
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.texts import Texts, read_passages, read_queries
-from kdscale.models.encode import PairEncoder
+from kdscale.models.encode import PairEncoder, length_of
 from kdscale.models.onnx_ranker import OnnxScorer
 from kdscale.models.pretrained import load_tokenizer, max_positions, read_config, resolve_model
 from kdscale.models.ranker import PairScorer, Scorer, load_ranker
@@ -95,8 +95,10 @@ def _load(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
     """With the longest input that tokenizer and model both allow."""
     path = resolve_model(str(model))
     tokenizer = load_tokenizer(path)
-    max_length = min(tokenizer.model_max_length, max_positions(read_config(path)))
-    encoder = PairEncoder(tokenizer, max_length)
+    limit = max_positions(read_config(path))
+    if limit is None:
+        limit = length_of(tokenizer, path)
+    encoder = PairEncoder(tokenizer, min(tokenizer.model_max_length, limit))
     if backend == "onnx":
         return OnnxScorer(path, encoder, batch_tokens)
     return Scorer(load_ranker(path), encoder, batch_tokens, scoring_device())

@@ -125,7 +125,9 @@ class Capture:
         q, k = (x.unflatten(-1, (self._heads, -1)).transpose(1, 2) for x in (q, k))
         if turn is not None:
             q, k = _turned(q, *turn), _turned(k, *turn)
-        return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        q, k = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k))
+        with torch.autocast(q.device.type, enabled=False):  # rounded, they compare badly
+            return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -33,7 +33,7 @@ def build_student(
 ) -> PreTrainedModel:
     """An encoder of the given shape, with the teacher's architecture, vocabulary, positions, and
     pooler if the teacher has one; of a BERT teacher and with embeddings of their own width, an
-    ELECTRA encoder. In training mode, fp32, SDPA attention.
+    ELECTRA encoder. In training mode, fp32, SDPA attention where the family has it.
 
     init "random": N(0, initializer_range) from `seed`. "layers": the teacher's embeddings and
     chosen layers, for a student of the teacher's width. "svd": the same at any smaller width,
@@ -105,7 +105,7 @@ def _new_encoder(shape: Shape, teacher: PreTrainedModel, numbers: Sequence[int])
     if cls is type(teacher) and hasattr(teacher, "pooler"):
         # None where the teacher was built without one; ELECTRA has one only in a ranker's head.
         options["add_pooling_layer"] = teacher.pooler is not None
-    return cls._from_config(config, attn_implementation="sdpa", **options)
+    return cls._from_config(config, **options)
 
 
 def _copy_layers(

@@ -96,7 +96,7 @@ def _pair_encoder(ctx: StageContext) -> PairEncoder:
     config = read_config(path, teacher.revision)
     check_max_length(config, prepare.max_length)
     limit = max_positions(config)
-    if not MIN_BLOCK <= prepare.block_length <= limit:
+    if prepare.block_length < MIN_BLOCK or (limit is not None and prepare.block_length > limit):
         raise KdscaleError(
             f"prepare.block_length is {prepare.block_length}; the model {teacher.model!r} reads "
             f"at most {limit} tokens and a block has at least {MIN_BLOCK}: set it between them"
