@@ -7,7 +7,7 @@ asked of such a model: names and settings of a configuration tell only some of i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
@@ -21,12 +21,13 @@ from transformers import logging as transformers_logging
 TOKENS = 64  # of a shrunk vocabulary, beside those up to the padding token
 
 
-def shrunk_config(config: PreTrainedConfig, layers: int = 1) -> PreTrainedConfig:
-    """The same architecture at full width, with so many layers and a short vocabulary."""
+def shrunk_config(config: PreTrainedConfig, layers: Sequence[int] = (1,)) -> PreTrainedConfig:
+    """The same architecture at full width, with those of its layers (from 1) and a short
+    vocabulary."""
     small = type(config).from_dict(config.to_dict())
-    small.num_hidden_layers = min(layers, config.num_hidden_layers)
-    if getattr(small, "layer_types", None):  # of each layer; else too many
-        small.layer_types = small.layer_types[: small.num_hidden_layers]
+    small.num_hidden_layers = len(layers)
+    if getattr(small, "layer_types", None):  # one of each layer
+        small.layer_types = [small.layer_types[n - 1] for n in layers]
     # Some families count positions from the padding id on, so it stays where that can be; of
     # others it may be the last of a long vocabulary.
     if (config.pad_token_id or 0) >= (getattr(config, "max_position_embeddings", None) or 0):
