@@ -1,8 +1,5 @@
 """The check's verdict on each family of models is what the real code does with one."""
 
-import contextlib
-from dataclasses import replace
-
 import pytest
 import torch
 import transformers
