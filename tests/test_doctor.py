@@ -30,6 +30,7 @@ def test_a_good_machine_and_config(config, reporter):
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     assert list(checks) == [
         "python", "packages", "compute", "memory", "disk", "deepspeed", "store", "source", "model",
+        "training",
     ]  # fmt: skip
     assert [c.name for c in checks.values() if c.status == "problem"] == []
     assert checks["source"].detail == "beir, splits train, dev, test"
@@ -47,11 +48,11 @@ def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_
     (tmp_path / "beir" / "corpus.jsonl").unlink()
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     problems = {n: c for n, c in checks.items() if c.status == "problem"}
-    assert problems.keys() == {"store", "source", "model"}
+    assert problems.keys() == {"store", "source", "model", "training"}
     assert "cannot write to the store" in problems["store"].detail
     assert "corpus.jsonl" in problems["source"].detail
     assert "has no model.safetensors" in problems["model"].detail
-    assert "3 to mend (problem)" in reporter.console.file.getvalue()
+    assert "4 to mend (problem)" in reporter.console.file.getvalue()
     assert all(check.fix for check in problems.values())
 
 

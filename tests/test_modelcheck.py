@@ -1,19 +1,29 @@
 """The check's verdict on each family of models is what the real code does with one."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
-from tiny_models import bert_tokenizer, roberta_like_tokenizer
+from rich.console import Console
+from tiny_models import bert_encoder, bert_tokenizer, roberta_like_tokenizer
 from transformers import AutoModel
+from world import make_beir, make_config, make_encoder
 
+from kdscale import doctor
 from kdscale.config import Config, Lm, Prepare, Ranker, Shape, Teacher
+from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
 from kdscale.modelcheck import check_models
 from kdscale.models.encode import PairEncoder
 from kdscale.models.pretrained import load_encoder, load_tokenizer
 from kdscale.models.ranker import build_ranker
 from kdscale.models.students import build_student, map_layers
+from kdscale.pipeline import run_steps
+from kdscale.progress import Reporter
 from kdscale.steps import build_steps
+from kdscale.store import open_store
 from kdscale.training.insides import Insides
 
 SIZES = {
@@ -134,3 +144,83 @@ def test_strategies_without_a_language_model_ask_less_of_a_teacher(folders, fami
     told, happened = verdict(config), what_happens(config)
     assert (told is None) == (happened is None), (told, happened)
     assert (told is None) == (family not in ("t5", "qwen3"))
+
+
+def test_a_finished_ranker_is_told_to_lose_its_head(tmp_path):
+    encoder = bert_encoder()
+    tokenizer = bert_tokenizer()
+    folders = {name: tmp_path / name for name in ("ranker", "sharded", "encoder", "renamed")}
+    for folder in folders.values():
+        tokenizer.save_pretrained(folder)
+    ranker = build_ranker(encoder, 0.0, 0)
+    ranker.save_pretrained(folders["ranker"])
+    ranker.save_pretrained(folders["sharded"], max_shard_size="20KB")
+    assert (folders["sharded"] / "model.safetensors.index.json").is_file()
+    encoder.save_pretrained(folders["encoder"])
+    encoder.save_pretrained(folders["renamed"])  # its settings alone come from a ranker
+    ranker.config.save_pretrained(folders["renamed"])
+
+    def warnings(name, **settings):
+        config = config_of(folders[name], NARROW)
+        return check_models(replace(config, **settings), build_steps(config))
+
+    for name in ("ranker", "sharded"):
+        (warning,) = warnings(name)
+        assert warning.startswith(f"teacher.model {folders[name]} is a finished ranker")
+        assert "BertForSequenceClassification" in warning and "a new one is trained" in warning
+    assert warnings("encoder") == warnings("renamed") == []
+    (warning,) = warnings("encoder", ensemble=[Teacher(model=str(folders["ranker"]))])
+    assert warning.startswith("ensemble[0].model")
+
+
+def test_lengths_and_losses_that_a_model_cannot_have_are_told(folders):
+    for folder, changes, message in (
+        ("camembert", {"prepare": Prepare(max_length=65, block_length=16)}, "at most 64 tokens"),
+        ("mpnet", {"prepare": Prepare(max_length=32, block_length=65)}, "reads at most 64"),
+        ("bert", {"lm": Lm(losses=QKV, relation_heads=5)}, "relation_heads: 5 does not divide"),
+        ("bert", {"lm": Lm(losses={"attention": 1.0})}, "as many heads"),
+        ("bert", {"lm": Lm(relation_heads=2, layer_map=[1, 9])}, r"lm\.layer_map: .* from 1 to 4"),
+        (
+            "bert",
+            {"ranker": Ranker(["ranker_distill"], intermediate_losses={"attention": 1.0})},
+            "as many heads",
+        ),
+    ):
+        config = replace(config_of(folders[folder], NARROW), **changes)
+        with pytest.raises(KdscaleError, match=message):
+            check_models(config, build_steps(config))
+
+
+def test_no_model_is_asked_for_what_a_step_does_not_need(folders):
+    config = config_of(folders["modernbert"], NARROW, "svd")
+    assert check_models(config, ["dataset", "tokens", "teacher", "scores"]) == []
+    with pytest.raises(KdscaleError, match="has not BERT's layers"):
+        check_models(config, ["lm:narrow"])
+
+
+def test_a_hub_model_is_passed_over_where_nothing_may_be_fetched():
+    config = config_of("kdscale-tests/no-such-model", NARROW)
+    assert check_models(config, build_steps(config), download=False) == []
+
+
+def test_run_dry_run_and_doctor_say_the_same(tmp_path):
+    encoder = make_encoder(tmp_path / "encoder")
+    make_beir(tmp_path / "beir")
+    build_ranker(load_encoder(str(encoder)), 0.0, 0).save_pretrained(encoder)
+    config = load_config(make_config(tmp_path))
+    reporter = Reporter(Console(file=io.StringIO(), width=1000))
+    run_steps(config, open_store(config.storage.uri), None, reporter, dry_run=True)
+    (warning,) = check_models(config, build_steps(config))
+    assert warning in reporter.console.file.getvalue()
+    check = doctor.check_training(config)
+    assert check.status == "warning" and warning in check.detail
+
+    config.students[0].hidden = 1024  # wider than its teacher
+    config.lm.relation_heads = 1
+    with pytest.raises(KdscaleError, match="is above the teacher's 32") as told:
+        run_steps(config, open_store(config.storage.uri), None, reporter, dry_run=True)
+    with pytest.raises(KdscaleError) as at_run:
+        run_steps(config, open_store(config.storage.uri), None, reporter)
+    check = doctor.check_training(config)
+    assert check.status == "problem" and check.fix
+    assert check.detail == str(told.value) == str(at_run.value)

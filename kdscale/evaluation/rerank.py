@@ -51,7 +51,7 @@ def rerank(
     the queries or passages lack, naming the line.
     """
     _check(run, output, depth, batch_tokens)
-    scorer = _load(model, batch_tokens, backend)
+    scorer = load_scorer(model, batch_tokens, backend)
     wanted_queries, wanted_passages, pairs = _wanted(run, depth, reporter)
     tokenise = scorer.encoder.tokenise
     query_ids = _token_ids(read_queries(queries), wanted_queries, "queries", tokenise, reporter)
@@ -91,8 +91,9 @@ def _check(run: Path, output: Path, depth: int | None, batch_tokens: int | None)
         raise KdscaleError(f"output: {output} is the run itself; write to another file")
 
 
-def _load(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
-    """With the longest input that tokenizer and model both allow."""
+def load_scorer(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
+    """A ranker's folder or hub id as a scorer of pairs as long as its tokenizer and its model both
+    allow. Raises KdscaleError where neither says how long."""
     path = resolve_model(str(model))
     tokenizer = load_tokenizer(path)
     limit = max_positions(read_config(path))

@@ -92,7 +92,10 @@ def _same(one: Tokenizer, other: Tokenizer) -> bool:
         return False
     words = sorted(vocabulary)
     words = words[:: 1 + len(words) // SAMPLED_WORDS]
-    sample = [*SAMPLE, *(" ".join(words[i : i + 50]) for i in range(0, len(words), 50))]
+    parts = [words[i : i + 50] for i in range(0, len(words), 50)]
+    # As they are, and so that a normaliser or a pre-tokenizer has something to do.
+    sample = [*SAMPLE, *map(" ".join, parts), *("-".join(part).upper() for part in parts)]
+    sample += [", ".join(word[:1] + "\u0301" + word[1:] for word in part) for part in parts]
     for tokenizer in (one, other):
         tokenizer.no_padding()
         tokenizer.no_truncation()
