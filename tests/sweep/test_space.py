@@ -206,7 +206,7 @@ def test_commands_know_what_they_are_given(folder, capsys):
 
 
 def test_a_student_that_cannot_be_made_is_told_before_the_teacher_is_trained(folder, capsys):
-    wide = {"name": "too wide", "layers": 1, "hidden": 64, "heads": 2, "intermediate": 48}
+    wide = {"name": "too-wide", "layers": 1, "hidden": 64, "heads": 2, "intermediate": 48}
     space = {**SPACE, "shape": {"grid": [SHAPES[0], wide]}}
     path = make_sweep(folder, space)
     assert main(["sweep", str(path), "--dry-run"]) == 1
