@@ -125,15 +125,17 @@ class _Rehearsal:
         from kdscale.models.ranker import build_ranker
         from kdscale.models.students import build_student
 
-        for strategy in strategies:
-            if strategy.startswith("lm_distill"):
-                encoder = self._lm
-            else:
-                encoder = build_student(self._small(shape), self._body, "random", 0)
+        intermediate = self._config.ranker.intermediate_losses
+        for from_lm in (True, False):
+            alike = [s for s in strategies if s.startswith("lm_distill") == from_lm]
+            if not alike:
+                continue
+            encoder = (
+                self._lm if from_lm else build_student(self._small(shape), self._body, "random", 0)
+            )
             ranker = build_ranker(encoder, 0.0, 0)
             self._score(ranker)
-            intermediate = self._config.ranker.intermediate_losses
-            if intermediate and strategy.endswith("ranker_distill"):
+            if intermediate and any(s.endswith("ranker_distill") for s in alike):
                 self._compare(ranker, build_ranker(self._body, 0.0, 0).base_model, intermediate)
 
     def _small(self, shape: Shape) -> Shape:
