@@ -70,6 +70,7 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
             looks["model" if number == 1 else f"model {number}"] = lambda teacher=teacher: (
                 check_model(teacher.model, teacher.revision, "problem")
             )
+        looks["training"] = lambda: check_training(config)
     checks = []
     for name, look in looks.items():
         try:
@@ -332,6 +333,22 @@ def check_model(name: str, revision: str | None, severity: Literal["warning", "p
         return f"{name}: {kind}, will be downloaded on first use"
 
     return _attempt("model", "set teacher.model to a model folder or a hub id", look, severity)
+
+
+def check_training(config: Config) -> Check:
+    """Teachers and students, made small by the code that will make them."""
+    from kdscale.modelcheck import check_models
+    from kdscale.steps import build_steps
+
+    fix = "mend teacher, students, lm or ranker of the config"
+    warnings: list[str] = []
+
+    def look() -> str:
+        warnings.extend(check_models(config, build_steps(config)))
+        return f"{len(config.teachers)} teacher, {len(config.students)} student shapes can be made"
+
+    check = _attempt("training", fix, look)
+    return Check("training", "warning", "; ".join(warnings)) if warnings else check
 
 
 def _attempt(

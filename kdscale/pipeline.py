@@ -41,7 +41,7 @@ def run_steps(
     """Make the wanted steps and what they need (None: all), skipping what is already there."""
     steps = build_steps(config)
     needed = _closure(steps, wanted if wanted is not None else list(steps))
-    check_early(config, needed)
+    check_early(config, needed, reporter, dry_run)
     return make_steps([s for s in steps.values() if s.name in needed], config, store, {}, reporter,
                       dry_run)  # fmt: skip
 
@@ -81,20 +81,21 @@ def make_steps(
     return list(outcomes.values())
 
 
-def check_early(config: Config, needed: set[str]) -> None:
-    """Raise KdscaleError at once for what would otherwise fail after hours of training."""
+def check_early(
+    config: Config, needed: set[str], reporter: Reporter, dry_run: bool = False
+) -> None:
+    """Raise KdscaleError at once for what would otherwise fail after hours of training.
+
+    dry_run: nothing is fetched from the hub.
+    """
     from kdscale.evaluation.measures import check_measures
     from kdscale.evaluation.trials import read_trials
-    from kdscale.models.pretrained import read_config, resolve_model
-    from kdscale.models.shapes import check_teacher, is_factorised
+    from kdscale.modelcheck import check_models
 
     check_measures(config)
     if needed - {"dataset"}:
-        for teacher in config.ensemble:
-            resolve_model(teacher.model, teacher.revision)
-        path = resolve_model(config.teacher.model, config.teacher.revision)
-        for shape in filter(is_factorised, config.students):
-            check_teacher(shape, read_config(path, config.teacher.revision).model_type)
+        for warning in check_models(config, needed, download=not dry_run):
+            reporter.warn(warning)
     if config.ranker.watch.every and any(name.startswith("student:") for name in needed):
         _check_watch(config)
     if "report" in needed and config.report.trials:

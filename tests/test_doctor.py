@@ -32,7 +32,7 @@ def test_a_good_machine_and_config(config, reporter):
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     assert list(checks) == [
         "python", "packages", "compute", "memory", "shm", "disk", "deepspeed", "store", "source",
-        "queries", "measures", "model",
+        "queries", "measures", "model", "training",
     ]  # fmt: skip
     assert [c.name for c in checks.values() if c.status == "problem"] == []
     assert checks["source"].detail == "beir, splits train, dev, test"
@@ -53,7 +53,7 @@ def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_
     checks = by_name(doctor.run_checks(config, reporter, ray=False))
     assert checks["queries"].status == "warning"  # for the same reason as the source
     problems = {n: c for n, c in checks.items() if c.status == "problem"}
-    assert problems.keys() == {"store", "source", "measures", "model"}
+    assert problems.keys() == {"store", "source", "measures", "model", "training"}
     assert "'P@0' cannot be computed" in problems["measures"].detail
     assert "cannot write to the store" in problems["store"].detail
     assert "corpus.jsonl" in problems["source"].detail

@@ -20,7 +20,7 @@ from kdscale.data.streams import STANDARD, written_whole
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.texts import Texts, read_passages, read_queries
-from kdscale.models.encode import PairEncoder
+from kdscale.models.encode import PairEncoder, length_of
 from kdscale.models.onnx_ranker import OnnxScorer
 from kdscale.models.pretrained import load_tokenizer, max_positions, read_config, resolve_model
 from kdscale.models.ranker import PairScorer, Scorer, load_ranker
@@ -54,7 +54,7 @@ def rerank(
     the queries or passages lack, naming the line.
     """
     _check(run, output, depth, batch_tokens)
-    scorer = _load(model, batch_tokens, backend)
+    scorer = load_scorer(model, batch_tokens, backend)
     wanted_queries, wanted_passages, pairs = _wanted(run, depth, reporter)
     tokenise = scorer.encoder.tokenise
     texts = read_queries(queries, reporter.info)
@@ -98,12 +98,15 @@ def _check(run: Path, output: Path, depth: int | None, batch_tokens: int | None)
         raise KdscaleError(f"output: {output} is the run itself; write to another file")
 
 
-def _load(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
-    """With the longest input that tokenizer and model both allow."""
+def load_scorer(model: str, batch_tokens: int | None, backend: Backend) -> PairScorer:
+    """A ranker's folder or hub id as a scorer of pairs as long as its tokenizer and its model both
+    allow. Raises KdscaleError where neither says how long."""
     path = resolve_model(str(model))
     tokenizer = load_tokenizer(path)
-    max_length = min(tokenizer.model_max_length, max_positions(read_config(path)))
-    encoder = PairEncoder(tokenizer, max_length)
+    limit = max_positions(read_config(path))
+    if limit is None:
+        limit = length_of(tokenizer, path)
+    encoder = PairEncoder(tokenizer, min(tokenizer.model_max_length, limit))
     if backend == "onnx":
         return OnnxScorer(path, encoder, batch_tokens)
     return Scorer(load_ranker(path), encoder, batch_tokens, scoring_device())

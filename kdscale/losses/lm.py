@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from kdscale.errors import KdscaleError
-from kdscale.losses.masked import masked_kl, masked_mean, widen
+from kdscale.losses.masked import masked_kl, masked_mean, unrounded, widen
 
 if TYPE_CHECKING:
     from kdscale.models.capture import Capture
@@ -123,14 +123,18 @@ def lm_terms(
         ]
         return torch.stack(values).mean(0)
 
+    def project(name: str, states: torch.Tensor) -> torch.Tensor:
+        with unrounded(states):
+            return projections[name](widen(states))
+
     def projected() -> list[torch.Tensor]:
-        return [projections["hidden"](states) for states in student.hidden]
+        return [project("hidden", states) for states in student.hidden]
 
     terms: dict[str, Callable[[], torch.Tensor]] = {
         "hidden": lambda: over_layers(hidden_mse, projected(), teacher.hidden),
         "cosine": lambda: over_layers(hidden_cosine, projected(), teacher.hidden),
         "embedding": lambda: hidden_mse(
-            projections["embedding"](student.embedding), teacher.embedding, mask
+            project("embedding", student.embedding), teacher.embedding, mask
         ),
         "attention": lambda: over_attention(attention_mse),
         "attention_kl": lambda: over_attention(attention_kl),
@@ -148,7 +152,8 @@ def _relation(states: torch.Tensor, heads: int) -> torch.Tensor:
         )
     split = widen(states).unflatten(-1, (heads, -1)).transpose(1, 2)
     split = split * split.shape[-1] ** -0.25  # [B, heads, T, d] costs less than the products
-    return split @ split.transpose(-1, -2)
+    with unrounded(split):
+        return split @ split.transpose(-1, -2)
 
 
 def _seen(mask: torch.Tensor, window: int | None) -> torch.Tensor:

@@ -11,6 +11,12 @@ def widen(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def unrounded(x: torch.Tensor) -> torch.autocast:
+    """A context in which products are as exact as their factors: autocast would round them to
+    bfloat16, and the softmax of rounded products is far from that of the products."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """[B, ...] and a mask that broadcasts to it -> [B]: the mean where the mask is true, else 0.
 

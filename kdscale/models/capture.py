@@ -6,6 +6,7 @@ are taken where they arise and multiplied here, and only when a loss asks for th
 
 from __future__ import annotations
 
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,14 @@ import torch
 from torch import nn
 
 from kdscale.errors import KdscaleError
+
+# BERT's, DistilBERT's, MPNet's and DeBERTa's names.
+QKV_NAMES = (
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("query_proj", "key_proj", "value_proj"),
+)
 
 
 class _Enough(Exception):
@@ -31,7 +40,8 @@ class Capture:
     until: the pass ends inside the context, without an output, once layer `until` (from 1) has
     given what was asked for: what lies above costs nothing. For passes without gradients.
 
-    For models built of BERT's or DistilBERT's layers (RoBERTa, ELECTRA, ...), and ModernBERT.
+    For models built of BERT's or DistilBERT's layers (RoBERTa, ELECTRA, MPNet, ...), DeBERTa and
+    ModernBERT. Scores are without what MPNet and DeBERTa add for relative positions.
     Of ModernBERT hidden is the stream between layers, without the final norm; q and k are those
     before the rotation by position, scores those after it. A local layer's scores are captured
     for all pairs of tokens, also those that its window shuts out.
@@ -66,7 +76,7 @@ class Capture:
     def __enter__(self) -> Capture:
         first = self._layers[0]
         self._handles.append(first.register_forward_pre_hook(self._on_input))
-        for layer in self._layers:
+        for number, layer in enumerate(self._layers):
             if self._wanted["hidden"]:
                 self._handles.append(layer.register_forward_hook(self._on_output))
             if self._wanted["qkv"] and _is_fused(layer):
@@ -75,8 +85,9 @@ class Capture:
                 hook = attention.register_forward_pre_hook(self._on_turn, with_kwargs=True)
                 self._handles.append(hook)
             elif self._wanted["qkv"]:
-                for linear in qkv_linears(layer):
-                    self._handles.append(linear.register_forward_hook(self._on_part))
+                for place, linear in enumerate(qkv_linears(layer)):
+                    hook = partial(self._on_part, number, place)
+                    self._handles.append(linear.register_forward_hook(hook))
         return self
 
     def __exit__(
@@ -102,8 +113,13 @@ class Capture:
         if len(self.hidden) == self._until:
             raise _Enough
 
-    def _on_part(self, linear: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        self._parts.append(output)  # they run in the order q, k, v
+    def _on_part(
+        self, layer: int, place: int, linear: nn.Module, args: tuple, output: torch.Tensor
+    ) -> None:
+        # They run in the order q, k, v; DeBERTa runs some again, on its relative positions.
+        if (layer, place) != (len(self.qkv), len(self._parts)):
+            return
+        self._parts.append(output)
         if len(self._parts) == 3:
             parts, self._parts = tuple(self._parts), []
             self._on_qkv(parts)
@@ -125,7 +141,9 @@ class Capture:
         q, k = (x.unflatten(-1, (self._heads, -1)).transpose(1, 2) for x in (q, k))
         if turn is not None:
             q, k = _turned(q, *turn), _turned(k, *turn)
-        return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        q, k = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k))
+        with torch.autocast(q.device.type, enabled=False):  # rounded, they compare badly
+            return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -147,10 +165,16 @@ def encoder_layers(model: nn.Module) -> nn.ModuleList:
 
 def qkv_linears(layer: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     """The projections to queries, keys and values of one layer."""
-    attention = getattr(layer.attention, "self", layer.attention)
-    if hasattr(attention, "q_lin"):  # DistilBERT
-        return attention.q_lin, attention.k_lin, attention.v_lin
-    return attention.query, attention.key, attention.value
+    attention = layer.attention
+    for part in ("self", "attn"):  # BERT's, MPNet's
+        attention = getattr(attention, part, attention)
+    for names in QKV_NAMES:
+        if all(hasattr(attention, name) for name in names):
+            return tuple(getattr(attention, name) for name in names)
+    raise KdscaleError(
+        f"{type(layer).__name__}: its queries, keys and values cannot be read; leave the losses "
+        "qkv, attention and attention_kl out, or use another teacher.model"
+    )
 
 
 def _is_fused(layer: nn.Module) -> bool:

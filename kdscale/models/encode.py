@@ -41,8 +41,8 @@ class PairEncoder:
             raise KdscaleError(f"tokenizer {name}: has no tokenizer.json; convert it to a fast one")
         if tokenizer.pad_token_id is None or tokenizer.truncation_side != "right":
             raise KdscaleError(
-                f"tokenizer {name}: needs a padding token and truncation_side 'right'; "
-                "mend its tokenizer_config.json"
+                f"tokenizer {name}: needs a padding token (pad_token) and truncation_side 'right'; "
+                "set them in its tokenizer_config.json"
             )
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -52,15 +52,18 @@ class PairEncoder:
         self.mask_id: int | None = tokenizer.mask_token_id
         self.vocab_size: int = len(tokenizer)
 
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
         with self._reading():
-            probe = tokenizer("a", "a")
-        ids, owners = np.array(probe["input_ids"], dtype=np.int32), probe.sequence_ids()
+            probe = backend.encode("a", "a")
+        ids, owners = np.array(probe.ids, dtype=np.int32), probe.sequence_ids
         if not {0, 1} <= set(owners):
             raise KdscaleError(
                 f"tokenizer {name}: has no token for a text; use that of a BERT-like model"
             )
-        self.uses_types: bool = "token_type_ids" in probe
-        types = np.array(probe.get("token_type_ids", [0] * len(ids)), dtype=np.int32)
+        self.uses_types: bool = "token_type_ids" in tokenizer.model_input_names
+        types = np.array(probe.type_ids, dtype=np.int32)
         q_start, q_end = _span(owners, 0)
         p_start, p_end = _span(owners, 1)
         cuts = [(0, q_start), (q_end, p_start), (p_end, len(ids))]
@@ -80,13 +83,7 @@ class PairEncoder:
         from kdscale.models.pretrained import load_tokenizer
 
         tokenizer = load_tokenizer(str(path))
-        length = max_length or tokenizer.model_max_length
-        if length > 1_000_000:  # what transformers says where the files give no limit
-            raise KdscaleError(
-                f"{path}/tokenizer_config.json: has no model_max_length; "
-                "set it to the tokens of a query-passage pair"
-            )
-        return cls(tokenizer, length)
+        return cls(tokenizer, max_length or length_of(tokenizer, path))
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer files, max_length among them as `model_max_length`."""
@@ -200,6 +197,17 @@ class PairEncoder:
             np.where(cut, np.where(q_longer, long, short), q_lens),
             np.where(cut, np.where(q_longer, short, long), p_lens),
         )
+
+
+def length_of(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> int:
+    """The longest input that a tokenizer's files in `path` allow. Raises KdscaleError for files
+    that do not say."""
+    if tokenizer.model_max_length > 1_000_000:  # what transformers says where there is no limit
+        raise KdscaleError(
+            f"{path}/tokenizer_config.json: has no model_max_length; "
+            "set it to the tokens of a query-passage pair"
+        )
+    return tokenizer.model_max_length
 
 
 def _head(text: str, chars: int) -> str:

@@ -46,8 +46,11 @@ class MaskedLmHead(nn.Module):
 def pretrained_head(name: str, revision: str | None = None) -> nn.Module | None:
     """A model's own masked-LM head ([..., H] -> [..., V]); None where its files have none."""
     model, missing = read_model(AutoModelForMaskedLM, resolve_model(name, revision), revision)
-    if missing:
-        return None
+    return None if missing else head_of(model)
+
+
+def head_of(model: PreTrainedModel) -> nn.Module:
+    """The head of a masked language model. Raises KdscaleError where it is not known."""
     for names in HEADS:
         if all(hasattr(model, part) for part in names):
             return nn.Sequential(*(getattr(model, part) for part in names))

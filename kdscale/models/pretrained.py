@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from kdscale.errors import KdscaleError
+from kdscale.models.shrunk import counted_positions
+from kdscale.models.tokenizer_files import as_its_file_says, set_types
 from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
@@ -131,7 +133,7 @@ def _fingerprint(resolved: str, revision: str | None, names: Sequence[str]) -> d
 
 
 def load_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
-    """The bare encoder (`AutoModel`) in fp32 with SDPA attention, in evaluation mode.
+    """The bare encoder (`AutoModel`) in fp32, in evaluation mode.
 
     A pooler that the files lack is drawn at random, always the same; any other missing weight
     raises KdscaleError.
@@ -150,7 +152,8 @@ def load_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The model's fast tokenizer. A folder needs tokenizer files, but no weights."""
+    """The model's fast tokenizer, as its tokenizer.json says; of a model with several token types
+    it gives them. A folder needs tokenizer files, but no weights."""
     directory = user_path(name, "model")
     path = str(directory) if directory.is_dir() else resolve_model(name, revision)
     with _told_in_one_line(path):
@@ -158,6 +161,12 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer.init_kwargs.pop("auto_map", None)  # not to be handed on to who loads ours
         if not tokenizer.model_max_length >= 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
+        tokenizer = as_its_file_says(tokenizer, path, revision)
+        # A folder of tokenizer files alone, such as prepare writes, says itself what it gives.
+        if tokenizer.is_fast and (not directory.is_dir() or (directory / "config.json").is_file()):
+            model_types = getattr(read_config(path, revision), "type_vocab_size", None)
+            if model_types is not None:
+                set_types(tokenizer, model_types)
     return tokenizer
 
 
@@ -171,21 +180,22 @@ def read_config(path: str, revision: str | None = None) -> Any:
         for name in ("auto_map", "transformers_weights"):
             if hasattr(config, name):
                 delattr(config, name)
-        config._attn_implementation = "sdpa"
+        # SDPA, or eager where the model has no SDPA (DeBERTa, MPNet): transformers' own choice.
+        config._attn_implementation = None
     return config
 
 
 def read_model(
     auto_class: Any, path: str, revision: str | None = None
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model of a class, fp32, with SDPA attention; and the weights that its files lack."""
+    """The model of a class, fp32, with SDPA attention where it has that, and the weights that its
+    files lack."""
     config = read_config(path, revision)
     with _told_in_one_line(path):
         model, report = auto_class.from_pretrained(
             path,
             config=config,
             revision=revision,
-            attn_implementation="sdpa",
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -215,23 +225,25 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
             module.attention_dropout = dropout
 
 
-def max_positions(config: Any) -> int:
-    """The longest input that a model of this configuration can read, in tokens."""
-    limit = getattr(config, "max_position_embeddings", None)
-    # The RoBERTa family counts positions from the padding id + 1.
-    padding = config.pad_token_id if "roberta" in config.model_type else -1
-    if limit is None or padding is None:
-        raise KdscaleError(
-            f"a {config.model_type} does not say how long an input may be "
-            "(max_position_embeddings); use a BERT-like model"
-        )
-    return limit - padding - 1
+def max_positions(config: Any) -> int | None:
+    """The longest input that a model of this configuration can read, in tokens; None where nothing
+    bounds it (relative positions, as T5's).
+
+    What the configuration says, or what the model's table of positions has room for, if that is
+    less: RoBERTa's and its like, CamemBERT, MPNet, ESM and Longformer leave the first rows out.
+    """
+    declared = getattr(config, "max_position_embeddings", None) or getattr(
+        config, "n_positions", None
+    )
+    said = [declared] if isinstance(declared, int) and declared > 0 else []
+    counted = counted_positions(config)
+    return min([*said, *([] if counted is None else [counted])], default=None)
 
 
 def check_max_length(config: Any, max_length: int) -> None:
     """Raise KdscaleError if inputs of max_length tokens are longer than the model can read."""
     limit = max_positions(config)
-    if max_length > limit:
+    if limit is not None and max_length > limit:
         raise KdscaleError(
             f"prepare.max_length is {max_length}, but the model reads at most {limit} tokens; "
             f"set it to {limit} or less"

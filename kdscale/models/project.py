@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -65,7 +67,7 @@ def project_embeddings(
     """Fill the tables of `student`, as wide as its states, with what `basis` keeps of the
     teacher's."""
     ours, theirs = student.embeddings, teacher.embeddings
-    for name in TABLES:
+    for name in filter(partial(hasattr, theirs), TABLES):  # DistilBERT has no token types
         getattr(ours, name).weight.copy_(getattr(theirs, name).weight @ basis)
     _project_norm(ours.LayerNorm, theirs.LayerNorm, basis)
 
@@ -87,21 +89,45 @@ def project_layers(
     heads = student.config.num_attention_heads, teacher.config.num_attention_heads
     for layer, number in zip(encoder_layers(student), layer_map, strict=True):
         source = sources[number - 1]
+        ours, theirs = _parts(layer), _parts(source)
         _project_attention(layer, source, basis, *heads)
-        _project_norm(layer.attention.output.LayerNorm, source.attention.output.LayerNorm, basis)
-        _project_ffn(layer, source, basis)
-        _project_norm(layer.output.LayerNorm, source.output.LayerNorm, basis)
+        _project_norm(ours.norm, theirs.norm, basis)
+        _project_ffn(ours, theirs, basis)
+        _project_norm(ours.last_norm, theirs.last_norm, basis)
 
 
 def check_like_bert(teacher: PreTrainedModel) -> None:
-    """Raise KdscaleError for a teacher that cannot be projected."""
+    """Raise KdscaleError for a teacher that cannot be projected: other layers than BERT's or
+    DistilBERT's, or positions that are relative."""
     table = teacher.get_input_embeddings()
-    layer = encoder_layers(teacher)[0]
-    if not hasattr(layer, "intermediate") or table.embedding_dim != teacher.config.hidden_size:
+    attention = getattr(encoder_layers(teacher)[0], "attention", None)
+    attention = getattr(attention, "self", attention)
+    like_bert = hasattr(attention, "query") or hasattr(attention, "q_lin")
+    if not like_bert or table.embedding_dim != teacher.config.hidden_size:
         raise KdscaleError(
             f"lm.init svd: {type(teacher).__name__} has not BERT's layers, or embeddings of "
             "another width than its states; use init layers or random"
         )
+
+
+class _Parts(NamedTuple):
+    """What of a layer comes after its queries, keys and values."""
+
+    out: nn.Linear
+    norm: nn.LayerNorm
+    reads: nn.Linear
+    writes: nn.Linear
+    last_norm: nn.LayerNorm
+
+
+def _parts(layer: nn.Module) -> _Parts:
+    attention = layer.attention
+    if hasattr(layer, "sa_layer_norm"):  # DistilBERT
+        ffn, norms = layer.ffn, (layer.sa_layer_norm, layer.output_layer_norm)
+        return _Parts(attention.out_lin, norms[0], ffn.lin1, ffn.lin2, norms[1])
+    output = attention.output
+    reads, writes = layer.intermediate.dense, layer.output.dense
+    return _Parts(output.dense, output.LayerNorm, reads, writes, layer.output.LayerNorm)
 
 
 def _project_norm(ours: nn.LayerNorm, theirs: nn.LayerNorm, basis: torch.Tensor) -> None:
@@ -118,9 +144,9 @@ def _project_attention(
 ) -> None:
     """The strongest heads, each by the directions of its queries and keys, and of its values,
     that hold most: with heads as wide as the teacher's nothing of a head is lost."""
-    width, out = basis.shape[1] // our_heads, ours.attention.output.dense
+    width, out = basis.shape[1] // our_heads, _parts(ours).out
     q, k, v = (_heads_of(linear, their_heads, basis) for linear in qkv_linears(theirs))
-    their_out = theirs.attention.output.dense
+    their_out = _parts(theirs).out
     writes = (basis.T @ their_out.weight).unflatten(1, (their_heads, -1)).transpose(0, 1)
     strength = v[:, :, :-1].norm(dim=(1, 2)) * writes.norm(dim=(1, 2))
     out.bias.copy_(their_out.bias @ basis)
@@ -136,15 +162,15 @@ def _project_attention(
         out.weight[:, rows] = writes[h] @ value_turn
 
 
-def _project_ffn(ours: nn.Module, theirs: nn.Module, basis: torch.Tensor) -> None:
+def _project_ffn(ours: _Parts, theirs: _Parts, basis: torch.Tensor) -> None:
     """The neurons with the largest product of the norms of what they read and write."""
-    reads, writes = theirs.intermediate.dense, theirs.output.dense
+    reads, writes = theirs.reads, theirs.writes
     strength = reads.weight.norm(dim=1) * writes.weight.norm(dim=0)
-    best = _strongest_first(strength)[: ours.intermediate.dense.out_features]
-    ours.intermediate.dense.weight[: len(best)] = reads.weight[best] @ basis
-    ours.intermediate.dense.bias[: len(best)] = reads.bias[best]
-    ours.output.dense.weight[:, : len(best)] = basis.T @ writes.weight[:, best]
-    ours.output.dense.bias.copy_(writes.bias @ basis)
+    best = _strongest_first(strength)[: ours.reads.out_features]
+    ours.reads.weight[: len(best)] = reads.weight[best] @ basis
+    ours.reads.bias[: len(best)] = reads.bias[best]
+    ours.writes.weight[:, : len(best)] = basis.T @ writes.weight[:, best]
+    ours.writes.bias.copy_(writes.bias @ basis)
 
 
 def _heads_of(linear: nn.Linear, heads: int, basis: torch.Tensor) -> torch.Tensor:

@@ -140,9 +140,7 @@ def with_silent_heads(model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
     there again, with weights of zero. The same scores, and the cost of all heads."""
     config = model.config
     with torch.random.fork_rng(devices=[]):
-        whole = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation="sdpa", trust_remote_code=False
-        )
+        whole = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     width = config.hidden_size // config.num_attention_heads
     state = model.state_dict()
     names = {module: name for name, module in model.named_modules()}

@@ -42,9 +42,7 @@ def build_ranker(encoder: PreTrainedModel, dropout: float, seed: int) -> PreTrai
     config.architectures = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(
-            config, attn_implementation="sdpa", trust_remote_code=False
-        )
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     body = model.base_model
     wanted = body.state_dict()
     weights = {k: v for k, v in encoder.state_dict().items() if k in wanted}
@@ -117,6 +115,8 @@ class Scorer:
     ):
         check_max_length(model.config, encoder.max_length)
         check_vocabulary(model.config, encoder)
+        # The heads of decoders read the last token that is not this one, whatever the mask says.
+        model.config.get_text_config().pad_token_id = encoder.pad_id
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.encoder = encoder

@@ -33,7 +33,7 @@ def build_student(
 ) -> PreTrainedModel:
     """An encoder of the given shape, with the teacher's architecture, vocabulary, positions, and
     pooler if the teacher has one; of a BERT teacher and with embeddings of their own width, an
-    ELECTRA encoder. In training mode, fp32, SDPA attention.
+    ELECTRA encoder. In training mode, fp32, SDPA attention where the family has it.
 
     init "random": N(0, initializer_range) from `seed`. "layers": the teacher's embeddings and
     chosen layers, for a student of the teacher's width. "svd": the same at any smaller width,
@@ -94,6 +94,8 @@ def _new_encoder(shape: Shape, teacher: PreTrainedModel, numbers: Sequence[int])
     setattr(config, _intermediate_name(config), shape.intermediate)
     if hasattr(config, "embedding_size"):  # ELECTRA's embeddings can have a width of their own
         config.embedding_size = shape.embedding or shape.hidden
+    if hasattr(config, "pooler_hidden_size"):  # DeBERTa's pooler has a width of its own
+        config.pooler_hidden_size = shape.hidden
     if getattr(config, "layer_types", None):  # ModernBERT: some layers see a window only
         config.layer_types = [teacher.config.layer_types[n - 1] for n in numbers]
         if shape.hidden // shape.heads % 2:
@@ -105,7 +107,7 @@ def _new_encoder(shape: Shape, teacher: PreTrainedModel, numbers: Sequence[int])
     if cls is type(teacher) and hasattr(teacher, "pooler"):
         # None where the teacher was built without one; ELECTRA has one only in a ranker's head.
         options["add_pooling_layer"] = teacher.pooler is not None
-    return cls._from_config(config, attn_implementation="sdpa", **options)
+    return cls._from_config(config, **options)
 
 
 def _copy_layers(
@@ -118,19 +120,21 @@ def _copy_layers(
                 f"lm.init layers: the student's {name} is {getattr(ours, name)}, the teacher's "
                 f"{getattr(theirs, name)}; give the student the teacher's, or use init svd"
             )
-    if hasattr(student, "final_norm"):  # ModernBERT
-        if numbers[0] != 1:
-            raise KdscaleError(
-                "lm.init layers: a ModernBERT's first layer alone begins without a norm, so it "
-                f"cannot come from layer {numbers[0]}; let lm.layer_map begin with 1, or use init "
-                "random"
-            )
-        student.final_norm.load_state_dict(teacher.final_norm.state_dict())
-    sources = encoder_layers(teacher)
-    for layer, number in zip(encoder_layers(student), numbers, strict=True):
+    if hasattr(student, "final_norm") and numbers[0] != 1:  # ModernBERT
+        raise KdscaleError(
+            "lm.init layers: a ModernBERT's first layer alone begins without a norm, so it "
+            f"cannot come from layer {numbers[0]}; let lm.layer_map begin with 1, or use init "
+            "random"
+        )
+    sources, layers = encoder_layers(teacher), encoder_layers(student)
+    for layer, number in zip(layers, numbers, strict=True):
         layer.load_state_dict(sources[number - 1].state_dict())
-    if getattr(student, "pooler", None) is not None:
-        student.pooler.load_state_dict(teacher.pooler.state_dict())
+    # What all layers share: the pooler, a last norm, the tables of relative positions.
+    (stack,) = [name for name, module in student.named_modules() if module is layers]
+    of_its_own = (f"{stack}.", "embeddings.", "embeddings_project.")
+    shared = {k: v for k, v in teacher.state_dict().items() if not k.startswith(of_its_own)}
+    wanted = student.state_dict().keys()
+    student.load_state_dict({k: v for k, v in shared.items() if k in wanted}, strict=False)
 
 
 def _copy_embeddings(

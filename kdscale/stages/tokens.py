@@ -26,20 +26,11 @@ from kdscale.data.tokenise import (
     pack_blocks,
     tokenise_tables,
 )
-from kdscale.errors import KdscaleError
 from kdscale.models.encode import KEPT_TOKENS, PairEncoder
-from kdscale.models.pretrained import (
-    check_max_length,
-    load_tokenizer,
-    max_positions,
-    read_config,
-    resolve_model,
-)
+from kdscale.models.fit import teacher_encoder
 from kdscale.runtime import ray_session
 from kdscale.stages.context import StageContext
 from kdscale.store.artifact import sha256_file
-
-MIN_BLOCK = 8  # tokens
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -48,7 +39,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
     Raises KdscaleError where the tokenizer or the lengths asked for do not suit the teacher.
     """
     prepare, dataset = ctx.config.prepare, Dataset(ctx.inputs["dataset"].path)
-    encoder = _pair_encoder(ctx)
+    encoder = teacher_encoder(ctx.config.teachers[ctx.params.get("teacher", 1) - 1], prepare)
     encoder.save(ctx.out / "tokenizer")
     tokenizer_json = ctx.out / "tokenizer" / "tokenizer.json"
     with (
@@ -97,28 +88,6 @@ def run(ctx: StageContext) -> dict[str, Any]:
         elif said:
             ctx.reporter.info(f"  {said}")
     return info
-
-
-def _pair_encoder(ctx: StageContext) -> PairEncoder:
-    """The teacher's tokenizer, once its model is known to read inputs as long as those asked."""
-    prepare = ctx.config.prepare
-    teacher = ctx.config.teachers[ctx.params.get("teacher", 1) - 1]
-    path = resolve_model(teacher.model, teacher.revision)
-    config = read_config(path, teacher.revision)
-    check_max_length(config, prepare.max_length)
-    limit = max_positions(config)
-    if not MIN_BLOCK <= prepare.block_length <= limit:
-        raise KdscaleError(
-            f"prepare.block_length is {prepare.block_length}; the model {teacher.model!r} reads "
-            f"at most {limit} tokens and a block has at least {MIN_BLOCK}: set it between them"
-        )
-    encoder = PairEncoder(load_tokenizer(teacher.model, teacher.revision), prepare.max_length)
-    if encoder.cls_id is None or encoder.sep_id is None:
-        raise KdscaleError(
-            f"the tokenizer of {teacher.model!r} has no CLS or SEP token, which blocks of text "
-            "begin and end with; use a BERT-like teacher.model"
-        )
-    return encoder
 
 
 def _tokenise_queries(

@@ -20,6 +20,7 @@ from kdscale.sweep.shared import (
     LM,
     Once,
     check_students,
+    check_trials,
     counts,
     make_dataset,
     make_shared,
@@ -65,6 +66,7 @@ def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
         queries = train_queries(dataset)
         configs = trial_configs(sweep, trials, queries)
         check_students({t.id: configs[t.id] for t in trials if not t.is_open})
+        check_trials(configs.values())
         parts = shared_parts(sweep, list(configs.values()))
         outcomes = [outcome for _, outcome in make_shared(parts, store, once)]
         shared = {o.step.name: o.artifact for o in outcomes if not o.step.name.startswith(LM)}

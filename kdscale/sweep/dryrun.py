@@ -18,6 +18,7 @@ from kdscale.sweep.rates import (
 )
 from kdscale.sweep.shared import (
     check_students,
+    check_trials,
     make_shared,
     pairs_of_trials,
     shared_parts,
@@ -41,6 +42,7 @@ def show_plan(sweep: Sweep, reporter: Reporter) -> None:
     configs = trial_configs(sweep, trials, queries)
     if queries is not None:
         check_students({t.id: configs[t.id] for t in trials if not t.is_open})
+    check_trials(configs.values(), download=False)
     shared = make_shared(shared_parts(sweep, list(configs.values())), store, reporter, dry_run=True)
     reporter.info(f"shared by {len(trials)} trials, each made once:")
     took: list[float | None] = []

@@ -7,13 +7,15 @@ what is there is not made again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kdscale.config import Config
 from kdscale.data.dataset import Dataset
 from kdscale.data.queries import DEV, TRAIN
 from kdscale.errors import KdscaleError
-from kdscale.matters import language_model
+from kdscale.matters import language_model, section
+from kdscale.modelcheck import check_models
 from kdscale.pipeline import Outcome, run_steps
 from kdscale.progress import Reporter
 from kdscale.steps import Step, build_steps
@@ -55,6 +57,22 @@ def shared_parts(sweep: Sweep, configs: list[Config]) -> list[Part]:
         shapes = [shape for shape in sweep.base.students if f"{LM}{shape.name}" in names]
         parts.append(Part(replace(config, students=shapes), list(names)))
     return parts
+
+
+def check_trials(configs: Iterable[Config], download: bool = True) -> None:
+    """Raise KdscaleError for a student of a trial that cannot be made, before the teacher is
+    trained. Trials of one setting of lm and ranker.intermediate_losses are looked at together;
+    download: as in `check_models`."""
+    groups: dict[bytes, list[Config]] = {}
+    for config in configs:
+        setting = [section(config.lm), config.ranker.intermediate_losses]
+        groups.setdefault(canonical_json(setting), []).append(config)
+    for group in groups.values():
+        shapes = {shape.name: shape for config in group for shape in config.students}
+        strategies = list(dict.fromkeys(s for config in group for s in config.ranker.strategies))
+        ranker = replace(group[0].ranker, strategies=strategies)
+        whole = replace(group[0], students=list(shapes.values()), ranker=ranker)
+        check_models(whole, build_steps(whole), download)
 
 
 def make_dataset(sweep: Sweep, store: Store, reporter: Reporter) -> Artifact:

@@ -17,6 +17,7 @@ from kdscale.losses.lm import (
     masked_lm_kl,
     qkv_relation_kl,
 )
+from kdscale.models.capture import Capture
 
 MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
@@ -182,6 +183,51 @@ def test_half_precision_is_computed_in_float32(name):
     value = loss(student.bfloat16(), teacher.bfloat16(), MASK)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value.double(), loss(student, teacher, MASK), rtol=0.05, atol=0.02)
+
+
+def near(seed, width, apart):
+    """A student and a teacher that has nearly converged to it: [2, 64, width], in bfloat16."""
+    generator = torch.Generator().manual_seed(seed)
+    teacher = 1.5 * torch.randn(2, 64, width, generator=generator)
+    student = teacher + apart * torch.randn(2, 64, width, generator=generator)
+    return student.bfloat16(), teacher.bfloat16()
+
+
+def terms_of(captured, names, heads=4):
+    """Each term of a student [2, 64, 64] and a teacher beside it, as a training step has them."""
+
+    def insides(x):
+        scores = Capture._scores(SimpleNamespace(_heads=heads), x, x, None)
+        return SimpleNamespace(
+            hidden=[x], embedding=x, qkv=[(x, x, x)], scores=[scores], windows=[None]
+        )
+
+    student, teacher = map(insides, captured)
+    torch.manual_seed(0)
+    projections = {name: nn.Linear(64, 64, bias=False) for name in ("hidden", "embedding")}
+    for projection in projections.values():
+        nn.init.eye_(projection.weight)
+    mask = torch.ones(2, 64, dtype=torch.bool)
+    return lm_terms(names, student, teacher, mask, [1], projections, heads)
+
+
+@pytest.mark.parametrize("apart", [0.02, 0.2])
+@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+def test_autocast_rounds_no_comparison(name, apart):
+    """Near convergence too: the loss of bfloat16 states, and its gradient, are those of float32."""
+    student, teacher = near(1, 64, apart)
+
+    def loss_and_gradient(x, y, autocast):
+        x = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = terms_of((x, y), [name])[name].mean()
+        assert loss.dtype == torch.float32
+        return loss.item(), torch.autograd.grad(loss, x)[0].double().flatten()
+
+    exact, expected = loss_and_gradient(student.float(), teacher.float(), False)
+    loss, gradient = loss_and_gradient(student, teacher, True)
+    assert loss == pytest.approx(exact, rel=1e-3)
+    assert torch.cosine_similarity(gradient, expected, dim=0) > 0.999
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -236,3 +236,12 @@ def test_which_losses_need_a_teacher():
             assert not torch.equal(other, RANKING_LOSSES[name](scores, teacher, labels, mask, 1.0))
         else:
             RANKING_LOSSES[name](scores, None, labels, mask, 1.0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_autocast_changes_no_loss_of_scores(name):
+    scores, teacher, labels, mask = group()
+    scores, teacher = (8 * x.float() for x in (scores, teacher))
+    expected = RANKING_LOSSES[name](scores, teacher, labels, mask, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(RANKING_LOSSES[name](scores, teacher, labels, mask, 2.0), expected)

@@ -3,8 +3,9 @@ import shutil
 import pytest
 import torch
 from tiny_models import bert_encoder, bert_tokenizer
-from transformers import BertModel
+from transformers import AutoModel, BertModel, DebertaV2Config, MPNetConfig
 
+from kdscale.config import Shape
 from kdscale.errors import KdscaleError
 from kdscale.models.pretrained import (
     fingerprint_model,
@@ -13,6 +14,16 @@ from kdscale.models.pretrained import (
     load_tokenizer,
     resolve_model,
 )
+from kdscale.models.ranker import build_ranker, load_ranker
+from kdscale.models.students import build_student
+
+SMALL = {
+    "vocab_size": 80,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 
 
 @pytest.fixture
@@ -107,3 +118,24 @@ def test_the_fingerprint_is_of_the_content(model_dir, tmp_path):
     bert_encoder(seed=1).save_pretrained(copy)
     assert fingerprint_model(str(copy)) != fingerprint_model(str(model_dir))
     assert fingerprint_tokenizer(str(copy)) == tokenizer
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MPNetConfig(max_position_embeddings=66, **SMALL),
+        DebertaV2Config(max_position_embeddings=64, relative_attention=True, **SMALL),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_without_sdpa_is_read_trained_and_made_a_student_of_with_eager(tmp_path, config):
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    student = build_student(Shape("s", 1, 12, 2, 20), encoder, "random", 0)
+    for body in (encoder, student):
+        ranker = build_ranker(body, 0.0, 0)
+        assert ranker.config._attn_implementation == "eager"
+        ranker(torch.tensor([[5, 6, 7], [8, 9, 10]])).logits.sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in ranker.parameters())
+    ranker.save_pretrained(tmp_path / "ranker")
+    assert load_ranker(tmp_path / "ranker").config._attn_implementation == "eager"

@@ -3,18 +3,28 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs, roberta_like_tokenizer
+from tiny_models import (
+    bert_encoder,
+    bert_tokenizer,
+    decoder_tokenizer,
+    random_pairs,
+    roberta_like_tokenizer,
+)
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     ElectraConfig,
     ElectraModel,
+    GemmaConfig,
+    LlamaConfig,
+    Qwen3Config,
     RobertaConfig,
     RobertaModel,
 )
 
 from kdscale.config import Shape
 from kdscale.errors import KdscaleError
+from kdscale.evaluation.rerank import load_scorer
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import (
     Scorer,
@@ -109,6 +119,48 @@ def test_scores_do_not_depend_on_the_batches():
     np.testing.assert_allclose(
         Scorer(model, encoder, 100).score(pairs[::-1]), alone[::-1], atol=1e-5
     )
+
+
+DECODERS = {
+    "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 6}),
+    "llama": (LlamaConfig, {"num_key_value_heads": 2}),
+    "gemma": (GemmaConfig, {"num_key_value_heads": 2, "head_dim": 6}),
+}
+
+
+@pytest.mark.parametrize("said", [None, 2, 0], ids=["no padding id", "eos", "another"])
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoders_score_is_that_of_the_pair_alone(family, said, tmp_path):
+    """Its settings name no padding token, or another one than its tokenizer."""
+    tokenizer = decoder_tokenizer()
+    kind, settings = DECODERS[family]
+    config = kind(
+        vocab_size=len(tokenizer), **{**SIZES, "initializer_range": 0.4}, **settings,
+        pad_token_id=said, bos_token_id=None, eos_token_id=2, num_labels=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(tmp_path)
+    texts = random_pairs(random.Random(7), 40, longest=12)
+    with torch.no_grad():
+        alone = [
+            model(tokenizer(*pair, return_tensors="pt")["input_ids"]).logits.item()
+            for pair in texts
+        ]
+    assert np.std(alone) > 0.1
+    scorer = load_scorer(str(tmp_path), 256, "torch")  # as kdscale rank does
+    pairs = [tuple(scorer.encoder.tokenise(pair)) for pair in texts]
+    np.testing.assert_allclose(scorer.score(pairs), alone, atol=1e-4)
+    np.testing.assert_allclose(scorer.score(pairs[::-1]), alone[::-1], atol=1e-4)
+
+
+def test_a_tokenizer_that_cannot_pad_is_one_line(tmp_path):
+    tokenizer = decoder_tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(KdscaleError, match=r"needs a padding token \(pad_token\)"):
+        PairEncoder(tokenizer, 64)
 
 
 def test_bf16_is_close_and_returns_float32():

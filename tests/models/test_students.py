@@ -4,18 +4,23 @@ from tiny_models import bert_encoder, bert_tokenizer
 from transformers import (
     AutoModel,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
     ElectraConfig,
     ElectraModel,
     ModernBertConfig,
     ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
 )
 
 from kdscale.config import Shape
 from kdscale.errors import KdscaleError
 from kdscale.models.capture import Capture
 from kdscale.models.project import principal_basis
+from kdscale.models.ranker import build_ranker
 from kdscale.models.students import build_student, spread_layers
 
 NARROW = Shape("narrow", layers=2, hidden=12, heads=2, intermediate=20)
@@ -205,11 +210,79 @@ def test_more_than_the_teacher_has_stays_random_and_works(teacher, blocks):
     assert torch.isfinite(student(blocks)[0]).all()
 
 
-@pytest.mark.parametrize("init", ["random", "layers"])
-def test_distilbert(init):
+def distilbert():
     config = DistilBertConfig(vocab_size=80, dim=24, n_layers=4, n_heads=4, hidden_dim=48)
-    student = build_student(same_shape(layers=2), DistilBertModel(config), init, 0)
+    torch.manual_seed(0)
+    return with_noise(DistilBertModel(config).eval())
+
+
+def with_noise(model):
+    """Biases and norms are drawn as zero and one, which would hide one that is lost."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("init", ["random", "layers", "svd"])
+def test_distilbert(init, blocks):
+    student = build_student(same_shape(layers=2), distilbert(), init, 0, blocks)
     assert (student.config.n_layers, student.config.hidden_dim) == (2, 48)
+
+
+@pytest.mark.parametrize("init", ["layers", "svd"])
+def test_a_distilberts_own_shape_gives_the_teacher(init, blocks):
+    teacher = distilbert()
+    student = build_student(same_shape(), teacher, init, 0, blocks).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(student(blocks)[0], teacher(blocks)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_narrow_distilbert_is_nearer_to_its_teacher_than_a_random_one(blocks):
+    teacher = distilbert()
+    basis = principal_basis(teacher, 12, blocks)
+    shape = Shape("s", layers=4, hidden=12, heads=4, intermediate=48)
+    with torch.no_grad():
+        ours = build_student(shape, teacher, "svd", 0, blocks).eval()(blocks)[0] @ basis.T
+        drawn = build_student(shape, teacher, "random", 0).eval()(blocks)[0] @ basis.T
+        theirs = teacher(blocks)[0]
+    assert (ours - theirs).norm() < 0.8 * (drawn - theirs).norm()
+
+
+RELATIVE = {
+    "mpnet": lambda sizes: MPNetModel(MPNetConfig(max_position_embeddings=66, **sizes)),
+    "deberta-v2": lambda sizes: DebertaV2Model(
+        DebertaV2Config(relative_attention=True, position_buckets=8, share_att_key=True,
+                        pos_att_type=["p2c", "c2p"], norm_rel_ebd="layer_norm", **sizes)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", RELATIVE)
+def test_tables_of_relative_positions_come_along_with_the_layers(family, blocks):
+    sizes = {
+        "vocab_size": 80, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    teacher = with_noise(RELATIVE[family](sizes).eval())
+    student = build_student(same_shape(), teacher, "layers", 0).eval()
+    with torch.no_grad(), Capture(student, qkv=True) as ours, Capture(teacher, qkv=True) as theirs:
+        torch.testing.assert_close(student(blocks)[0], teacher(blocks)[0])
+    assert len(ours.qkv) == len(theirs.qkv) == 4
+    for one, other in zip(ours.qkv, theirs.qkv, strict=True):
+        assert all(
+            x.shape == (40, 30, 24) and torch.equal(x, y) for x, y in zip(one, other, strict=True)
+        )
+    with pytest.raises(KdscaleError, match="has not BERT's layers"):
+        build_student(NARROW, teacher, "svd", 0, blocks)
+
+
+def test_a_narrow_deberta_becomes_a_ranker(blocks):
+    sizes = {"vocab_size": 80, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    teacher = RELATIVE["deberta-v2"]({**sizes, "intermediate_size": 48})
+    ranker = build_ranker(build_student(NARROW, teacher, "random", 0), 0.0, 0)
+    assert ranker(blocks).logits.shape == (40, 1)
 
 
 def modernbert():

@@ -41,6 +41,16 @@ def roberta_like_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def decoder_tokenizer() -> PreTrainedTokenizerFast:
+    """Texts one after the other, without marks; padding id 1."""
+    vocab = ["<unk>", "<pad>", "</s>", "a", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(vocab)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
+    )
+
+
 def bert_encoder(
     layers: int = 2, hidden: int = 24, heads: int = 4, intermediate: int = 48, seed: int = 0
 ) -> BertModel:

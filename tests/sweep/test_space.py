@@ -2,11 +2,12 @@
 
 import pytest
 import yaml
-from sweep_world import SHAPES, make_sweep
+from sweep_world import SHAPES, SPACE, make_sweep
 
 from kdscale.cli import main
 from kdscale.errors import KdscaleError
 from kdscale.sweep import checks
+from kdscale.sweep.shared import check_trials, trial_configs
 from kdscale.sweep.spec import load_sweep, queries_of
 
 LR = "ranker.train.lr"
@@ -202,3 +203,13 @@ def test_commands_know_what_they_are_given(folder, capsys):
     assert "use kdscale sweep" in capsys.readouterr().err
     assert main(["sweep", str(folder / "config.yaml")]) == 1
     assert "has no section sweep" in capsys.readouterr().err
+
+
+def test_a_student_that_cannot_be_made_is_told_before_the_teacher_is_trained(folder, capsys):
+    wide = {"name": "too-wide", "layers": 1, "hidden": 64, "heads": 2, "intermediate": 48}
+    space = {**SPACE, "shape": {"grid": [SHAPES[0], wide]}}
+    path = make_sweep(folder, space)
+    assert main(["sweep", str(path), "--dry-run"]) == 1
+    assert "size 64 is above the teacher's 32" in capsys.readouterr().err
+    with pytest.raises(KdscaleError, match="size 64 is above the teacher's 32"):
+        check_trials(trial_configs(load_sweep(path), load_sweep(path).trials, None).values())
