@@ -65,6 +65,16 @@ def test_everything_is_made(finished):
     assert not list((store.root / ".staging").iterdir())
 
 
+def test_every_file_and_folder_has_the_mode_of_the_umask(finished):
+    mask = os.umask(0)
+    os.umask(mask)
+    root = open_store(load_config(finished).storage.uri).root
+    modes = {p: p.stat().st_mode & 0o777 for p in (root, *root.rglob("*"))}
+    assert any(p.name == "model.safetensors" for p in modes)
+    assert {m for p, m in modes.items() if p.is_file()} == {0o666 & ~mask}
+    assert {m for p, m in modes.items() if p.is_dir()} == {0o777 & ~mask}
+
+
 def test_lineage_leads_from_a_student_to_the_data(finished):
     store = open_store(load_config(finished).storage.uri)
     by_name = {a.name: a for kind in store.root.iterdir() for a in store.list(kind.name)}
