@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from kdscale.errors import KdscaleError
+from kdscale.machine import limit_threads
 from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
@@ -35,6 +36,7 @@ TOKENIZER_FILES = (
 )
 
 transformers_logging.disable_progress_bar()  # commands show their own
+limit_threads()  # here, since every use of a model begins with this module
 
 
 def resolve_model(name: str, revision: str | None = None) -> str:

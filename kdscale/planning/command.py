@@ -68,9 +68,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, reporter: Reporter) -> int:
-    import os
-
     from kdscale.configload import load_config
+    from kdscale.machine import cpus
     from kdscale.planning import text
     from kdscale.planning.counts import counts_of
     from kdscale.planning.model import CostModel, Machines
@@ -82,7 +81,7 @@ def _predict(args: argparse.Namespace, reporter: Reporter) -> int:
         device = gpu_rates(args.gpu, config.ranker.train.precision, host)
         machines = Machines(device, args.gpus, host, args.cpus or 8 * args.gpus)
     else:
-        cores = args.cpus or os.cpu_count() or 1
+        cores = args.cpus or cpus()
         machines = Machines(_of_cores(host, cores), 1, host, cores)
     found, cached = _in_store(config, reporter)
     counts = counts_of(config, found, args.passages, args.queries)
