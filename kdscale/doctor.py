@@ -207,7 +207,11 @@ def check_ray(cluster: Cluster) -> Check:
     """Start Ray, or join the cluster of the config, and run one task on it."""
     from kdscale.runtime import ray_session
 
-    fix = "check cluster.address, and that no firewall blocks local ports"
+    fix = (
+        "check cluster.address, and that no firewall is in between"
+        if cluster.address
+        else "mend that first: everything but doctor needs Ray"
+    )
     try:
         with ray_session(cluster) as ray:
             version = ray.get(ray.remote(platform.python_version).remote(), timeout=RAY_TIMEOUT_S)

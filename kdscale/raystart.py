@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import psutil
 
@@ -160,6 +161,7 @@ def _state_api() -> Iterator[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    _reach_this_machine()
     # Workers inherit it from the raylet. In this process it stays what the user set: it may be of
     # another Ray.
     name = "RAY_API_SERVER_ADDRESS"
@@ -171,6 +173,16 @@ def _state_api() -> Iterator[dict[str, Any]]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+def _reach_this_machine() -> None:
+    """Where a proxy is set, ask this machine's own servers without it: Ray does not see to that."""
+    if not getproxies():
+        return
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if not proxy_bypass("127.0.0.1"):
+        names = [*filter(None, known.split(",")), "127.0.0.1", "localhost"]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def _knock(address: str) -> None:
