@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kdscale.bundle import MIB, build_bundle
+from kdscale.bundle import MIB, build_bundle, check_paths
 from kdscale.config import Config
 from kdscale.configload import load_config, to_dict
 from kdscale.errors import KdscaleError, by_proxy
@@ -58,6 +58,7 @@ def submit(
         )
     config, settings = _read(path, stage, overrides)
     check_storage(config, reporter)
+    check_paths(config)
     client = _connect(address)
     with tempfile.TemporaryDirectory(prefix="kdscale-") as folder:
         size = build_bundle(settings, Path(folder))

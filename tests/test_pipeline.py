@@ -33,7 +33,11 @@ def finished(tmp_path_factory, ray_cluster):
     cluster = {"workers": 1, "scorers": 1, "engine": "torch"}
     path = make_config(tmp_path_factory.mktemp("tiny"), cluster=cluster)
     strategy = ["--strategy", "lm_distill_ranker_distill"]
-    assert main(["distill-ranker", str(path), *strategy, *DEEPSPEED]) == 0
+    # A relative folder, which workers of Ray Train have to find from a directory of their own; the
+    # second run, with the absolute one, finds all that was made so.
+    relative = os.path.relpath(path.parent / "encoder")
+    teacher = ["--set", f"teacher.model={relative}"]
+    assert main(["distill-ranker", str(path), *strategy, *DEEPSPEED, *teacher]) == 0
     assert main(["run", str(path)]) == 0
     return path
 

@@ -11,6 +11,7 @@ from kdscale.models.pretrained import (
     fingerprint_tokenizer,
     load_encoder,
     load_tokenizer,
+    name_for_workers,
     resolve_model,
 )
 
@@ -107,3 +108,20 @@ def test_the_fingerprint_is_of_the_content(model_dir, tmp_path):
     bert_encoder(seed=1).save_pretrained(copy)
     assert fingerprint_model(str(copy)) != fingerprint_model(str(model_dir))
     assert fingerprint_tokenizer(str(copy)) == tokenizer
+
+
+def test_a_relative_folder_is_the_same_model_from_any_directory(model_dir, tmp_path, monkeypatch):
+    relative = tmp_path / "owner" / "name"  # which could be a hub's id too
+    model_dir.rename(relative.parent.mkdir() or relative)
+    monkeypatch.chdir(tmp_path)
+    fingerprint = fingerprint_model("owner/name")
+    for name in ("owner/name", "./owner/name", str(relative)):
+        sent = name_for_workers(name)
+        assert fingerprint_model(name) == fingerprint
+        monkeypatch.chdir("/")
+        assert load_encoder(sent).config.model_type == "bert"
+        assert resolve_model(sent) == str(relative)
+        monkeypatch.chdir(tmp_path)
+    # What each node has for itself, or fetches, keeps its name.
+    assert name_for_workers("minilm") == "minilm"
+    assert name_for_workers("owner/elsewhere") == "owner/elsewhere"
