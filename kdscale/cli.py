@@ -16,6 +16,7 @@ from kdscale.advice import command as advice_command
 from kdscale.arguments import add_set
 from kdscale.errors import KdscaleError
 from kdscale.export import command as export_command
+from kdscale.plaintext import plain_where_needed
 from kdscale.planning import command as plan_command
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ PART_OF = {"ensemble": "score"}  # a stage without a command of its own, and who
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        plain_where_needed(stream)
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:

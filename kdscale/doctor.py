@@ -16,6 +16,7 @@ from rich.text import Text
 
 from kdscale.config import BeirSource, Cluster, Config, MsMarcoSource, TrecSource
 from kdscale.errors import KdscaleError
+from kdscale.machine import cpus, limit_threads, memory
 from kdscale.progress import Reporter
 
 GIB = 2**30
@@ -130,19 +131,22 @@ def check_packages() -> Check:
 def check_compute(cluster: Cluster) -> Check:
     import torch
 
-    cpus, threads = os.cpu_count() or 1, torch.get_num_threads()
+    limit_threads()
+    here, host, threads = cpus(), os.cpu_count() or 1, torch.get_num_threads()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    detail = f"torch {torch.__version__}, {threads} threads on {cpus} CPUs, " + (
-        ", ".join(gpus) if gpus else "no GPU"
+    limited = f" (of the host's {host}: a limit of this container or process)"
+    detail = (
+        f"torch {torch.__version__}, {threads} threads on {here} CPUs"
+        f"{limited if here < host else ''}, " + (", ".join(gpus) if gpus else "no GPU")
     )
-    here = cluster.address is None
-    if here and not gpus and max(cluster.gpus_per_worker, cluster.gpus_per_scorer) > 0:
+    wants_gpus = max(cluster.gpus_per_worker, cluster.gpus_per_scorer) > 0
+    if cluster.address is None and not gpus and wants_gpus:
         return Check(
             "compute", "problem", f"{detail}, but the config asks for GPUs",
             "set cluster.gpus_per_worker and cluster.gpus_per_scorer to 0, set cluster.address, "
             "or install the CUDA build of torch",
         )  # fmt: skip
-    if threads < cpus and not gpus and "OMP_NUM_THREADS" in os.environ:
+    if threads < here and not gpus and "OMP_NUM_THREADS" in os.environ:
         return Check(
             "compute", "warning", detail, "unset OMP_NUM_THREADS to compute with every CPU"
         )
@@ -160,9 +164,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def check_memory() -> Check:
-    import psutil
-
-    free = psutil.virtual_memory().available / GIB
+    free = memory()[1] / GIB
     detail = f"{free:.1f} GiB free"
     if free >= MEMORY_GIB:
         return Check("memory", "ok", detail)
@@ -231,7 +233,11 @@ def check_ray(cluster: Cluster) -> Check:
     """Start Ray, or join the cluster of the config, and run one task on it."""
     from kdscale.runtime import ray_session
 
-    fix = "check cluster.address, and that no firewall blocks local ports"
+    fix = (
+        "check cluster.address, and that no firewall is in between"
+        if cluster.address
+        else "mend that first: everything but doctor needs Ray"
+    )
     try:
         with ray_session(cluster) as ray:
             version = ray.get(ray.remote(platform.python_version).remote(), timeout=RAY_TIMEOUT_S)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 LONGEST = 2_000  # characters of a message: a file's content may be quoted in it
 
@@ -36,3 +38,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; there are: {', '.join(known)}" if known else ""
+
+
+def by_proxy(url: str) -> str:
+    """The end of a message about a URL that could not be reached: the proxy that the environment
+    puts in between (never its credentials), and how to go without; "" where there is none."""
+    parts, proxies = urlsplit(url), getproxies()
+    kind = parts.scheme if parts.scheme in proxies else "all"
+    if kind not in proxies or not parts.hostname or proxy_bypass(parts.hostname):
+        return ""
+    proxy = proxies[kind].rpartition("@")[2].rpartition("//")[2].rstrip("/")
+    return (
+        f"; {parts.hostname} was asked by the proxy {proxy} ({kind.upper()}_PROXY): if it can be "
+        f"reached without, add it to NO_PROXY"
+    )

@@ -6,7 +6,6 @@ feature that is not in use: keys of what was made before there was such a featur
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from kdscale.config import Config, Shape, Teacher
@@ -51,13 +50,13 @@ def token_config(config: Config, teacher: Teacher) -> dict[str, Any]:
 
     prepare = config.prepare
     for path in prepare.extra_text:
-        if not Path(path).is_file():
+        if not user_path(path, "prepare.extra_text").is_file():
             raise KdscaleError(f"prepare.extra_text: no file {path}; give jsonl files")
     return {
         "max_length": prepare.max_length,
         "block_length": prepare.block_length,
         "max_block_tokens": prepare.max_block_tokens,
-        "extra_text": [sha256_file(Path(p)) for p in prepare.extra_text],
+        "extra_text": [sha256_file(user_path(p, "prepare.extra_text")) for p in prepare.extra_text],
         "shards": prepare.shards,
         "tokenizer": fingerprint_tokenizer(teacher.model, teacher.revision),
     }

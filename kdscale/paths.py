@@ -1,7 +1,8 @@
-"""Paths as users write them."""
+"""Paths: as users write them, and who may read what lies there."""
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 from kdscale.errors import KdscaleError
@@ -22,3 +23,25 @@ def user_path(text: str, key: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise KdscaleError(f"{key}: cannot use the path {text!r} ({reason}); mend it") from None
     return path
+
+
+def allow_by_umask(folder: Path) -> None:
+    """Give a folder and all below it the permissions that a plain `mkdir` and `open` would give.
+
+    safetensors writes files, and tempfile makes folders, that only their owner may read, whatever
+    the umask says. What is allowed already stays allowed.
+    """
+    probe = folder / f".mode-{uuid.uuid4().hex[:8]}"
+    probe.mkdir()
+    file = probe / "file"
+    file.touch()
+    for_folders, for_files = probe.stat().st_mode, file.stat().st_mode
+    file.unlink()
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        mode = path.stat().st_mode
+        wanted = mode | (for_folders if path.is_dir() else for_files) & 0o777
+        if mode != wanted:
+            path.chmod(wanted)

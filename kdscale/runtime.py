@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,29 +16,9 @@ from kdscale.config import Cluster
 from kdscale.errors import KdscaleError
 from kdscale.placement import HEADROOM_CPUS, Node, Plan, describe, even_share, fits
 from kdscale.progress import Reporter
+from kdscale.raystart import join, set_environment, start
 
-KNOCK_S = 5.0  # for a cluster's address to answer
 POLL_S = 1.0  # between two looks at the nodes of an autoscaling cluster
-
-
-def _quiet_environment() -> None:
-    """Settings that Ray reads at import or start; a user's own value is kept."""
-    for name, value in {
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a deprecation warning
-        "RAY_DEDUP_LOGS": "1",
-        # Ray reports as an error that an actor cannot be restarted; failures come as exceptions.
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Else what nobody refers to any more stays in shared memory for a second: of a collection
-        # that streams through it, more than a hundred megabytes.
-        "RAY_free_objects_period_milliseconds": "50",
-        # Ray would run workers at niceness 15, behind whatever else a machine does.
-        "RAY_worker_niceness": "0",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
@@ -52,70 +31,26 @@ def ray_session(
     it with the process. state_api: where Ray is started here, with the State API, which costs
     about a second and ten processes. Raises KdscaleError when a given address does not answer.
     """
-    _quiet_environment()
+    # RAY_ADDRESS is what Ray gives every process of a job: there its cluster is the one to use,
+    # and a second Ray beside it would take the same CPUs.
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    set_environment(here=not address)
     import ray
 
     if not ray.is_initialized():
-        # RAY_ADDRESS is what Ray gives every process of a job: there its cluster is the one to
-        # use, and a second Ray beside it would take the same CPUs.
-        address = cluster.address or os.environ.get("RAY_ADDRESS")
         if reporter is not None:
             started = f"connecting to Ray ({address})" if address else "starting Ray (this machine)"
             reporter.info(f"  {started}")
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            if address:
-                _knock(address)
-                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-            else:
-                with _state_api() if state_api else contextlib.nullcontext({}) as options:
-                    ray.init(
-                        # "local": else Ray would join any cluster that was started here.
-                        address="local",
-                        num_cpus=os.cpu_count(),
-                        include_dashboard=state_api,
-                        logging_level=logging.ERROR,
-                        log_to_driver=False,
-                        **options,
-                    )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise KdscaleError(
-                f"no Ray cluster at {address or 'this machine'} "
-                f"({str(error).splitlines()[0]}); check cluster.address and RAY_ADDRESS, or leave "
-                "both out to start Ray here"
-            ) from None
+        if address:
+            join(ray, address)
+        else:
+            start(ray, state_api)
         # Ray takes SIGTERM for itself and would abort with a stack trace, nothing cleaned up.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
         _quiet_data_logging()
     yield ray
-
-
-@contextlib.contextmanager
-def _state_api() -> Iterator[dict[str, Any]]:
-    """Options of a ray.init whose workers know their own Ray's State API, which is a part of the
-    dashboard: on a machine with two Rays they would find neither."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # Workers inherit it from the raylet. In this process it stays what the user set: it may be of
-    # another Ray.
-    name = "RAY_API_SERVER_ADDRESS"
-    before = os.environ.get(name)
-    os.environ[name] = f"http://127.0.0.1:{port}"
-    try:
-        yield {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _knock(address: str) -> None:
-    """Raise OSError in seconds where nothing answers; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _quiet_data_logging() -> None:

@@ -11,14 +11,15 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kdscale.bundle import MIB, build_bundle
+from kdscale.bundle import MIB, build_bundle, check_paths
 from kdscale.config import Config
 from kdscale.configload import load_config, to_dict
-from kdscale.errors import KdscaleError
+from kdscale.errors import KdscaleError, by_proxy
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kdscale.progress import Reporter
 
 ANSWER_S = 10.0  # for the cluster's address to answer at all
+POLL_S = 2.0
 LOST_S = 120.0  # a connection that is lost while following is tried again for so long
 STOP_S = 60.0  # for a job to end after it was asked to
 # Where the store is, not who may use it: a job's environment is shown in Ray's dashboard, so that
@@ -56,6 +58,7 @@ def submit(
         )
     config, settings = _read(path, stage, overrides)
     check_storage(config, reporter)
+    check_paths(config)
     client = _connect(address)
     with tempfile.TemporaryDirectory(prefix="kdscale-") as folder:
         size = build_bundle(settings, Path(folder))
@@ -67,7 +70,7 @@ def submit(
         if detach:
             _tell_how(reporter, address, job)
             return 0
-        return _follow(client, job, reporter)
+        return _follow(client, job, reporter, proxied=bool(by_proxy(address)))
     except KeyboardInterrupt:
         return _interrupted(client, address, job, reporter)
 
@@ -122,7 +125,7 @@ def _connect(address: str) -> JobSubmissionClient:
         reason = "no answer" if isinstance(error, requests.Timeout) else "no connection"
         raise KdscaleError(
             f"--address {address}: {reason}; is the cluster up, its dashboard on this port, and "
-            "the port forwarded?"
+            f"the port forwarded?{by_proxy(address)}"
         ) from None
 
     import logging
@@ -130,7 +133,8 @@ def _connect(address: str) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.ERROR)
+    for module in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
     try:
         client = JobSubmissionClient(address)
         client.list_jobs()
@@ -143,6 +147,7 @@ def _connect(address: str) -> JobSubmissionClient:
         raise KdscaleError(
             f"--address {address}: something answers that is not Ray's dashboard "
             f"({_first_line(error)}); give the dashboard's address, usually port 8265"
+            f"{by_proxy(address)}"
         ) from None
     return client
 
@@ -183,9 +188,11 @@ def _send(
         raise KdscaleError(f"the cluster refused the job: {_first_line(error)}") from None
 
 
-def _follow(client: JobSubmissionClient, job: str, reporter: Reporter) -> int:
+def _follow(client: JobSubmissionClient, job: str, reporter: Reporter, proxied: bool) -> int:
     """Print the log as it comes until the job ends; the exit code of the job."""
-    details = asyncio.run(_print_log(client, job))
+    # Ray's own stream of a log is a WebSocket that takes no notice of a proxy.
+    news = _asked_again_and_again if proxied else type(client).tail_job_logs
+    details = asyncio.run(_print_log(client, job, news))
     status = details.status.value
     if status == "SUCCEEDED":
         reporter.info(f"job {job}: succeeded")
@@ -198,8 +205,28 @@ def _follow(client: JobSubmissionClient, job: str, reporter: Reporter) -> int:
     return details.driver_exit_code or 1
 
 
-async def _print_log(client: JobSubmissionClient, job: str) -> Any:
-    """The job's details once it has ended. A lost connection is made again, nothing said twice."""
+async def _asked_again_and_again(client: JobSubmissionClient, job: str) -> AsyncIterator[str]:
+    """The log as it grows, until the job has ended."""
+    seen = 0
+    while True:
+        ended = client.get_job_status(job).is_terminal()
+        log = client.get_job_logs(job)
+        yield log[seen:]
+        if ended:
+            return
+        seen = len(log)
+        await asyncio.sleep(POLL_S)
+
+
+async def _print_log(
+    client: JobSubmissionClient,
+    job: str,
+    news: Callable[[JobSubmissionClient, str], AsyncIterator[str]],
+) -> Any:
+    """The job's details once it has ended. A lost connection is made again, nothing said twice.
+
+    news: the log from its beginning, piece by piece
+    """
     import aiohttp
     import requests
 
@@ -208,7 +235,7 @@ async def _print_log(client: JobSubmissionClient, job: str) -> Any:
     while True:
         seen = 0
         try:
-            async for text in client.tail_job_logs(job):
+            async for text in news(client, job):
                 lost_since = None
                 new = text[max(0, printed - seen) :]
                 seen += len(text)

@@ -25,9 +25,9 @@ SELDOM_S = 0.3  # for a look that takes requests, or the time of what is waited 
 def ray_cluster_of(cpus: int, state_api: bool = False):
     """A cluster of one node; `cluster.add_node(num_cpus=N)` gives it more. state_api: with Ray's
     State API, as sweeps want it."""
-    from kdscale.runtime import _quiet_environment
+    from kdscale.raystart import set_environment
 
-    _quiet_environment()  # a raylet reads it when it starts
+    set_environment(here=False)  # a raylet reads it when it starts
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(

@@ -53,3 +53,32 @@ def test_an_installation_without_entry_points(tmp_path, monkeypatch):
     monkeypatch.setattr("kdscale.__file__", str(tmp_path / "kdscale" / "__init__.py"))
     with pytest.raises(KdscaleError, match="install kdscale from a clone"):
         bundle.build_bundle(to_dict(load_config(CONFIGS[0])), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("source.path=beir", "source.path: 'beir' is relative"),
+        ("source={type: trec, documents: [/a, docs/*.gz]}", r"source.documents[1]: 'docs/*.gz'"),
+        ("source={type: msmarco, collection: /c, qrels: {dev: q}}", "source.qrels.dev: 'q' is"),
+        ("source={type: msmarco, collection: /c, triples: t.tsv}", "source.triples: 't.tsv'"),
+        ("transfer={far: {source: {type: beir, path: far}}}", "transfer.far.source.path: 'far'"),
+        ("prepare.extra_text=[~/more.jsonl, more.jsonl]", "prepare.extra_text[1]: 'more.jsonl'"),
+        ("report.trials=trials.parquet", "report.trials: 'trials.parquet' is relative"),
+        ("teacher.model=owner/name", "teacher.model: 'owner/name' is a folder here"),
+        ("ensemble=[{model: ./owner/name}]", "ensemble[0].model: './owner/name' is a folder"),
+    ],
+)
+def test_a_path_that_only_this_directory_knows_is_not_sent(tmp_path, monkeypatch, override, key):
+    path = make_config(tmp_path)
+    bundle.check_paths(load_config(path))
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KdscaleError) as error:
+        bundle.check_paths(load_config(path, [override]))
+    assert key in str(error.value) and "absolute path" in str(error.value)
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "quickstart" not in p.stem], ids=str)
+def test_a_config_for_clusters_can_be_sent(path):
+    bundle.check_paths(load_config(path))

@@ -1,6 +1,7 @@
 """`kdscale export` on a tiny student, with real ONNX Runtime."""
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -74,6 +75,15 @@ def test_onnx_has_the_scores_of_torch_for_any_batch_and_length(plain):
         found = onnx_scores(plain, part)
         assert np.allclose(found, torch_scores(plain, part), atol=1e-4, rtol=0)
     assert onnx_scores(plain, []).shape == (0,)
+
+
+def test_every_file_of_an_export_has_the_mode_of_the_umask(plain):
+    mask = os.umask(0)
+    os.umask(mask)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in plain.rglob("*") if p.is_file()}
+    assert {"model.safetensors", "model.onnx"} <= modes.keys()
+    assert set(modes.values()) == {0o666 & ~mask}
+    assert plain.stat().st_mode & 0o777 == 0o777 & ~mask
 
 
 def test_onnx_is_of_one_opset_with_free_batch_and_length(plain):

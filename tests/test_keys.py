@@ -104,3 +104,14 @@ def test_a_transfer_has_tokens_for_every_teacher(tmp_path):
     assert steps["tokens:far:2"].matters() != steps["tokens:far"].matters()
     roles = {"dataset:far", "tokens:far", "tokens:far:2", "tokens:2", "teacher:2", "ensemble"}
     assert roles <= steps["evaluation"].inputs.keys()
+
+
+def test_extra_text_may_lie_below_the_home(tmp_path, monkeypatch):
+    (tmp_path / "more.jsonl").write_text('{"text": "more"}\n')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = make_config(tmp_path)
+    keys = [
+        plan(load_config(path, [f"prepare.extra_text=[{place}]"]))["tokens"]
+        for place in ("~/more.jsonl", tmp_path / "more.jsonl")
+    ]
+    assert keys[0] == keys[1]

@@ -33,7 +33,11 @@ def finished(tmp_path_factory, ray_cluster):
     cluster = {"workers": 1, "scorers": 1, "engine": "torch"}
     path = make_config(tmp_path_factory.mktemp("tiny"), cluster=cluster)
     strategy = ["--strategy", "lm_distill_ranker_distill"]
-    assert main(["distill-ranker", str(path), *strategy, *DEEPSPEED]) == 0
+    # A relative folder, which workers of Ray Train have to find from a directory of their own; the
+    # second run, with the absolute one, finds all that was made so.
+    relative = os.path.relpath(path.parent / "encoder")
+    teacher = ["--set", f"teacher.model={relative}"]
+    assert main(["distill-ranker", str(path), *strategy, *DEEPSPEED, *teacher]) == 0
     assert main(["run", str(path)]) == 0
     return path
 
@@ -63,6 +67,16 @@ def test_everything_is_made(finished):
     page = (store.list("reports")[0].path / "index.html").read_text(encoding="utf-8")
     assert "lm_distill_ranker_distill" in page
     assert not list((store.root / ".staging").iterdir())
+
+
+def test_every_file_and_folder_has_the_mode_of_the_umask(finished):
+    mask = os.umask(0)
+    os.umask(mask)
+    root = open_store(load_config(finished).storage.uri).root
+    modes = {p: p.stat().st_mode & 0o777 for p in (root, *root.rglob("*"))}
+    assert any(p.name == "model.safetensors" for p in modes)
+    assert {m for p, m in modes.items() if p.is_file()} == {0o666 & ~mask}
+    assert {m for p, m in modes.items() if p.is_dir()} == {0o777 & ~mask}
 
 
 def test_lineage_leads_from_a_student_to_the_data(finished):

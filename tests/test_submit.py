@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+import requests
 from faults.watcher import leaks
 from ray_head import clean_environment, ray_head
 from world import make_config
@@ -98,6 +99,7 @@ def test_a_stage_runs_on_the_cluster_and_its_log_is_followed(head, config, s3_se
     assert "connecting to Ray (auto)" in done.stdout and "starting Ray" not in done.stdout
     assert done.stdout.count("scores: score") == 1  # each line of the log once
     assert done.stdout.rstrip().endswith("succeeded")
+    assert done.stderr == ""  # nothing of Ray's own
     assert not [s for s in [head.token, *s3_server.secrets] if s in done.stdout + done.stderr]
     assert len(open_store(uri).list("scores")) == 1
     assert leaks(head.folder.rglob("*"), uri) == []
@@ -178,6 +180,61 @@ def test_an_address_where_nothing_answers_fails_in_seconds(config):
         assert done.returncode == 1 and message in done.stderr, done.stderr
         assert done.stderr.startswith("kdscale: --address http://127.0.0.1:")
         assert done.stderr.count("\n") == 1 and done.seconds < 20
+
+
+def test_a_proxy_that_is_in_the_way_is_named(config):
+    env = {
+        **{k: v for k, v in clean_environment().items() if not k.lower().endswith("_proxy")},
+        "HTTP_PROXY": "http://someone:s3cret@127.0.0.1:9",
+    }
+    done = submit("http://head.invalid:8265", config, env=env)
+    assert "no connection" in done.stderr and done.stderr.count("\n") == 1
+    assert "head.invalid was asked by the proxy 127.0.0.1:9 (HTTP_PROXY)" in done.stderr
+    assert "s3cret" not in done.stderr
+    direct = submit("http://head.invalid:8265", config, env={**env, "NO_PROXY": "head.invalid"})
+    assert "no connection" in direct.stderr and "proxy" not in direct.stderr
+    with answering(http.server.SimpleHTTPRequestHandler) as proxy:  # has its own page for all
+        done = submit("http://head.invalid:8265", config, env={**env, "HTTP_PROXY": proxy})
+    assert "not Ray's dashboard" in done.stderr and "was asked by the proxy" in done.stderr
+
+
+class Forwarding(http.server.BaseHTTPRequestHandler):
+    """A proxy that knows where head.invalid is, and no WebSockets."""
+
+    dashboard = ""
+
+    def log_message(self, *args):
+        pass
+
+    def forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        there = self.dashboard + self.path.partition(".invalid:8265")[2]
+        hop = ("host", "proxy-connection", "connection", "accept-encoding")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in hop}
+        answer = requests.request(
+            self.command, there, data=body, headers=headers, proxies={"http": ""}
+        )
+        self.send_response(answer.status_code)
+        for name in ("Content-Type", "x-ray-version"):
+            if name in answer.headers:
+                self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = do_PUT = do_DELETE = forward
+
+
+@pytest.mark.slow
+def test_a_log_is_followed_through_a_proxy(head, config):
+    handler = type("Handler", (Forwarding,), {"dashboard": head.dashboard})
+    with answering(handler) as proxy:
+        env = head.environment(HTTP_PROXY=proxy, NO_PROXY="", no_proxy="")
+        failing = ("--stage", "prepare", "--set", "source.path=/nowhere")
+        done = submit("http://head.invalid:8265", config, *failing, env=env)
+    assert done.returncode == 1, done.stderr
+    assert len(re.findall(r"kdscale: .*/nowhere", done.stdout)) == 1
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.is_file():
         raise KdscaleError(f"{path} is missing; remove its artifact and run again")
     with _faults_of(path):
-        table = pq.read_table(path)
+        # Else a folder of the user's named `lr=0.001` would be taken for a column.
+        table = pq.read_table(path, partitioning=None)
     _check_schema(path, table.schema, schema)
     return table
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdscale.machine import cpus
 from kdscale.models.encode import PairEncoder
 from kdscale.models.first_token import first_token_only
 from kdscale.models.ranker import BATCH_TOKENS, plan_batches
@@ -123,7 +124,7 @@ def hardware() -> dict[str, Any]:
     """What the times were measured on."""
     return {
         "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": cpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
         "precision": "fp32",

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import kdscale
 from kdscale.data.shards import read_table
 from kdscale.errors import KdscaleError
+from kdscale.machine import cpus
 
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "numpy")
 ABOUT = b"about"  # the key of the schema's metadata under which the circumstances are JSON
@@ -69,7 +70,7 @@ def write_trials(path: Path, tables: list[pa.Table], **about: Any) -> None:
     circumstances = {
         "date": date.today().isoformat(),
         "python": platform.python_version(),
-        "cpus": os.cpu_count(),
+        "cpus": cpus(),
         "versions": {"kdscale": kdscale.__version__, **_versions()},
         **about,
     }

@@ -55,6 +55,7 @@ from kdscale.models.pruning import (
 )
 from kdscale.models.ranker import load_ranker, save_ranker
 from kdscale.models.vocabulary import check_trimmable, kept_tokens, trim_vocabulary
+from kdscale.paths import allow_by_umask
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, Store
 from kdscale.training.recovery import BATCH_GROUPS, SAMPLE_GROUPS, group_losses, recover
@@ -167,6 +168,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
+        allow_by_umask(part)
         os.replace(part, out)
     except OSError as error:
         raise KdscaleError(

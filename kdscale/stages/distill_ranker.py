@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from kdscale.models.pretrained import name_for_workers
 from kdscale.stages.context import StageContext
 from kdscale.training.launch import TrainingJob, run_job
 
@@ -30,7 +31,8 @@ def run(ctx: StageContext) -> dict[str, Any]:
     elif "lm" in ctx.inputs:
         init = {"lm": ctx.inputs["lm"].ref()}
     else:
-        init = {"shape": shape, "like": teacher.model, "revision": teacher.revision}
+        like = name_for_workers(teacher.model, teacher.revision)
+        init = {"shape": shape, "like": like, "revision": teacher.revision}
     scores = ctx.inputs.get("scores")
     intermediate = None
     if "teacher" in ctx.inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdscale.models.pretrained import name_for_workers
 from kdscale.stages.context import StageContext
 from kdscale.training.launch import TrainingJob, run_job
 
@@ -24,7 +25,10 @@ def run(ctx: StageContext) -> dict[str, Any]:
             "temperature": 1.0,
             "intermediate": None,
             "watch": None,
-            "init": {"pretrained": teacher.model, "revision": teacher.revision},
+            "init": {
+                "pretrained": name_for_workers(teacher.model, teacher.revision),
+                "revision": teacher.revision,
+            },
         },
         train=teacher.train,
         losses=teacher.losses,

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from kdscale.errors import KdscaleError
-from kdscale.paths import user_path
+from kdscale.paths import allow_by_umask, user_path
 from kdscale.store.fetch import Fetch, fetch_files
 from kdscale.store.filelist import MANIFEST
 
@@ -74,6 +74,7 @@ class Cache:
             with FileLock(directory.with_suffix(".lock")):
                 if not directory.exists():
                     _write_manifest(staged, manifest)
+                    allow_by_umask(staged)
                     staged.rename(directory)
                     self._whole.add(directory)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import allow_by_umask
 from kdscale.store.artifact import KINDS, Artifact, newest_first, parse_manifest, verify_files
 from kdscale.store.fetch import Advance, Fetch, fetch_files, fetch_from
 from kdscale.store.filelist import MANIFEST
@@ -96,6 +97,7 @@ class LocalStore:
     def commit(self, staged: Path, kind: str, key: str, manifest: dict[str, Any]) -> bool:
         """Make a staged directory the artifact. False: another writer was first, theirs stays."""
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        allow_by_umask(staged)
         for path in [p for p in staged.rglob("*") if p.is_file()]:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())

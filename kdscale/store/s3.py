@@ -23,7 +23,12 @@ from kdscale.store.s3errors import ERRORS, MISSING_CODES, code_of, explain
 from kdscale.store.s3retry import PATIENT, Patience, persist, refuse_cut_answers
 
 CONCURRENCY = 10  # requests at a time, over all files of a transfer
-_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}", re.IGNORECASE)
+_BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_IP_ADDRESS = re.compile(r"\d+(\.\d+){3}")
+# Beginnings and ends that S3 keeps for itself; under a name with such an end there may be a bucket
+# of another kind, or an access point, but none of that name can be made.
+_BEGINNINGS = ("xn--", "sthree-", "amzn-s3-demo-")
+_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,31 @@ def split_uri(uri: str) -> tuple[str, str]:
             "AWS_SECRET_ACCESS_KEY instead"
         )
     parts = [part for part in prefix.split("/") if part]
-    if not _BUCKET_NAME.fullmatch(bucket) or ".." in parts or "." in parts:
+    if not bucket or ".." in parts or "." in parts:
         raise KdscaleError(f"storage.uri {uri!r}: give s3://bucket/prefix")
+    check_bucket(bucket, f"storage.uri {uri!r}")
     return bucket, "/".join(parts)
+
+
+def check_bucket(name: str, where: str, new: bool = False) -> None:
+    """Raise KdscaleError unless a bucket can have this name, by the rules for general purpose
+    buckets of the Amazon S3 User Guide.
+
+    where: the setting, for the message; new: the bucket is to be made.
+    """
+    fault = None
+    if not 3 <= len(name) <= 63:
+        fault = f"has {len(name)} characters, not 3 to 63"
+    elif not _BUCKET_NAME.fullmatch(name):
+        fault = "is not made of small letters, digits, - and ., with a letter or digit at both ends"
+    elif ".." in name or _IP_ADDRESS.fullmatch(name):
+        fault = "has two dots in a row" if ".." in name else "is an IP address"
+    elif name.startswith(_BEGINNINGS):
+        fault = f"begins with one of {', '.join(_BEGINNINGS)}"
+    elif new and name.endswith(_ENDS):
+        fault = f"ends with one of {', '.join(_ENDS)}"
+    if fault:
+        raise KdscaleError(f"{where}: S3 takes no bucket {name!r}, which {fault}; name another")
 
 
 def _request(method: Callable) -> Callable:

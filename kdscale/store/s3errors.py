@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
 
-from kdscale.errors import KdscaleError
+from kdscale.errors import KdscaleError, by_proxy
 from kdscale.store.workspace import DamagedError
 
 # Everything that a request can fail with.
@@ -101,8 +101,13 @@ def explain(error: Exception, bucket: str, endpoint: str | None) -> KdscaleError
                 f"{where}: an object that a manifest lists is {state}; remove what it belongs to "
                 "(kdscale artifacts shows it), and run again"
             )
-        return KdscaleError(_explain_answer(error, where))
-    return KdscaleError(_explain(error, where))
+        told = _explain_answer(error, where)
+        # An answer without a code of S3's may be the proxy's own.
+        answered = bool(code_of(error)) and not code_of(error).isdecimal()
+    else:
+        told = _explain(error, where)
+        answered = not isinstance(error, _NETWORK_ERRORS)
+    return KdscaleError(told if answered or endpoint is None else told + by_proxy(endpoint))
 
 
 def _explain_answer(error: boto.ClientError, where: str) -> str:

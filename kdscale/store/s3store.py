@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from kdscale.errors import KdscaleError
+from kdscale.errors import KdscaleError, by_proxy
 from kdscale.store.artifact import NAME, Artifact, newest_first, parse_manifest
 from kdscale.store.cache import Cache
 from kdscale.store.fetch import Advance, Fetch, in_parallel
@@ -135,6 +136,12 @@ class S3Store:
         discard(self._bucket, holding)
 
 
+def _endpoint() -> str:
+    """Where the requests of a client go that could not be made yet; for messages."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return next(filter(None, map(os.environ.get, names)), "https://s3.amazonaws.com")
+
+
 def _within(seconds: float, work: Callable[[], None], uri: str) -> None:
     """Run `work` and raise what it raises. Raises KdscaleError where it takes longer.
 
@@ -155,7 +162,7 @@ def _within(seconds: float, work: Callable[[], None], uri: str) -> None:
     if not outcome:
         raise KdscaleError(
             f"{uri}: no answer in {seconds:.0f} s; see whether the store is running, and set "
-            "AWS_ENDPOINT_URL"
+            f"AWS_ENDPOINT_URL{by_proxy(_endpoint())}"
         )
     if outcome[0] is not None:
         raise outcome[0]

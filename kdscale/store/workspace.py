@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdscale.errors import KdscaleError
+from kdscale.paths import allow_by_umask
 from kdscale.store.artifact import NAME, SCHEMA_VERSION, list_files, sha256_json, verify_files
 from kdscale.store.filelist import MANIFEST, check_files
 
@@ -69,6 +70,7 @@ class LocalWorkspace:
         staged = self._hidden(name)
         shutil.copytree(directory, staged)
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        allow_by_umask(staged)  # the directory may be one of tempfile's, and the copy is as it
         for path in [p for p in staged.rglob("*") if p.is_file()]:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())

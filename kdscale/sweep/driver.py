@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -152,6 +153,7 @@ def _run_waiting(
         session.told["costs"],
         shared["dataset"].ref(),
         shared["tokens"].ref(),
+        os.getcwd(),
     )
     session.write()
     with session.view:

@@ -8,6 +8,7 @@ of its workers, which it learns of by Ray's State API; `kdscale.sweep.orphans` f
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -37,7 +38,8 @@ class Work:
     """What every trial of a sweep is given; plain data.
 
     sweep: with the CPUs of a worker settled, and a place of the store that is the same everywhere;
-    costs: of each shape; dataset, tokens: references
+    costs: of each shape; dataset, tokens: references; folder: where the command was given, from
+    which the config's other paths are meant
     """
 
     sweep: Sweep
@@ -48,6 +50,7 @@ class Work:
     costs: dict[str, dict[str, Any]]
     dataset: dict[str, str]
     tokens: dict[str, str]
+    folder: str
 
 
 def run_trial(work: Work, trial: Trial) -> None:
@@ -55,6 +58,7 @@ def run_trial(work: Work, trial: Trial) -> None:
     before Tune hears of the end, so that it cannot be lost with Tune, the driver or this actor."""
     from ray import tune
 
+    os.chdir(work.folder)  # of this node; where Ray was started elsewhere, actors begin there
     news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def run() -> None:

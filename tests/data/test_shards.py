@@ -127,3 +127,14 @@ def test_a_column_of_pickles_is_refused_and_none_is_loaded(tmp_path, in_shard):
         with pytest.raises(KdscaleError):
             read()
         assert not mark.exists()
+
+
+def test_a_folder_with_an_equals_sign_is_no_column(tmp_path):
+    table = pa.table({"qid": ["a"], "text": ["b"]}, schema=QUERIES)
+    path = tmp_path / "lr=0.001" / "qid=7" / "dev.parquet"
+    write_table(path, table, QUERIES)
+    write_shards(path.parent / "shards", table, QUERIES, shards=1)
+    assert read_table(path, QUERIES) == table
+    assert read_where(path, QUERIES, "qid", ["a"]) == table
+    assert read_where(path.parent / "shards", QUERIES, "qid", ["a"]) == table
+    assert read_shards(path.parent / "shards", QUERIES) == table

@@ -12,6 +12,7 @@ from kdscale.models.pretrained import (
     fingerprint_tokenizer,
     load_encoder,
     load_tokenizer,
+    name_for_workers,
     resolve_model,
 )
 from kdscale.models.ranker import build_ranker, load_ranker
@@ -139,3 +140,20 @@ def test_a_model_without_sdpa_is_read_trained_and_made_a_student_of_with_eager(t
         assert all(p.grad is None or p.grad.isfinite().all() for p in ranker.parameters())
     ranker.save_pretrained(tmp_path / "ranker")
     assert load_ranker(tmp_path / "ranker").config._attn_implementation == "eager"
+
+
+def test_a_relative_folder_is_the_same_model_from_any_directory(model_dir, tmp_path, monkeypatch):
+    relative = tmp_path / "owner" / "name"  # which could be a hub's id too
+    model_dir.rename(relative.parent.mkdir() or relative)
+    monkeypatch.chdir(tmp_path)
+    fingerprint = fingerprint_model("owner/name")
+    for name in ("owner/name", "./owner/name", str(relative)):
+        sent = name_for_workers(name)
+        assert fingerprint_model(name) == fingerprint
+        monkeypatch.chdir("/")
+        assert load_encoder(sent).config.model_type == "bert"
+        assert resolve_model(sent) == str(relative)
+        monkeypatch.chdir(tmp_path)
+    # What each node has for itself, or fetches, keeps its name.
+    assert name_for_workers("minilm") == "minilm"
+    assert name_for_workers("owner/elsewhere") == "owner/elsewhere"

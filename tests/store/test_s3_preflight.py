@@ -77,6 +77,41 @@ def test_wrong_settings(settings, s3_uri, s3_server, wrong, told, writing):
         assert secret in ("true", "127.0.0.1", "http://127.0.0.1:1") or secret not in message
 
 
+@pytest.mark.parametrize("writing", [True, False])
+def test_a_proxy_that_is_in_the_way_is_named(settings, s3_uri, writing):
+    settings(
+        AWS_ENDPOINT_URL="http://store.invalid:9000", HTTP_PROXY="http://u:s3cret@127.0.0.1:9",
+        http_proxy=None, NO_PROXY=None, no_proxy=None,
+    )  # fmt: skip
+    message = failure(s3_uri, writing)
+    assert "store.invalid was asked by the proxy 127.0.0.1:9 (HTTP_PROXY)" in message
+    assert "NO_PROXY" in message and "s3cret" not in message
+    settings(NO_PROXY="store.invalid")
+    assert "proxy" not in failure(s3_uri, writing)
+
+
+def test_a_refusal_of_a_proxy_is_not_taken_for_the_stores(settings, s3_uri):
+    class Refusing(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            self.send_error(403, "blocked by policy")
+
+        do_PUT = do_DELETE = do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings(
+            AWS_ENDPOINT_URL="http://store.invalid:9000",
+            HTTP_PROXY=f"http://127.0.0.1:{server.server_port}",
+            http_proxy=None, NO_PROXY=None, no_proxy=None,
+        )  # fmt: skip
+        message = failure(s3_uri, True)
+        server.shutdown()
+    assert "403" in message and "was asked by the proxy 127.0.0.1:" in message
+
+
 def test_a_bucket_that_is_not_there(s3_server, cache):
     assert "404 NoSuchBucket; create the bucket" in failure("s3://nobucket/x", True)
     assert "404 NoSuchBucket; create the bucket" in failure("s3://nobucket/x", False)

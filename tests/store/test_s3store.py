@@ -1,7 +1,11 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from store_world import MIB, commit, manifest_of, texts, write_files
@@ -9,6 +13,8 @@ from store_world import MIB, commit, manifest_of, texts, write_files
 from kdscale.errors import KdscaleError
 from kdscale.store import DamagedError, locate, open_store
 from kdscale.store.s3 import split_uri
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "object-store"
 
 
 def test_commit_then_find(store):
@@ -181,10 +187,59 @@ def test_a_large_object_in_parts(s3_uri, raw, cache, tmp_path):
     assert (fetched / "empty").read_bytes() == b""
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3://b", "s3://bucket/../x", "s3://bu cket/"])
-def test_uris_that_are_none(uri):
+@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "s3://bucket/../x"])
+def test_a_uri_that_names_no_bucket_and_prefix(uri):
     with pytest.raises(KdscaleError, match="give s3://bucket/prefix"):
         split_uri(uri)
+
+
+SCRIPTED = ("b", "AmznS3Bucket")  # tried with scripts/object-store too
+
+
+# The examples of the Amazon S3 User Guide, "General purpose bucket naming rules", and the like.
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("b", "has 1 characters, not 3 to 63"),
+        ("a" * 64, "has 64 characters"),
+        ("bu cket", "small letters"),
+        ("amzn_s3_bucket", "small letters"),
+        ("AmznS3Bucket", "small letters"),
+        ("bucket-", "a letter or digit at both ends"),
+        (".bucket", "a letter or digit at both ends"),
+        ("example..bucket", "two dots"),
+        ("192.168.5.4", "is an IP address"),
+        ("xn--bucket", "begins with one of xn--"),
+    ],
+)
+def test_a_bucket_name_that_s3_refuses_is_one_line(name, fault):
+    with pytest.raises(KdscaleError, match=fault) as error:
+        open_store(f"s3://{name}/prefix")
+    assert name in str(error.value)
+    if name in SCRIPTED:
+        assert fault in refused_by_script(name)
+
+
+def test_a_bucket_cannot_be_made_where_s3_keeps_the_name_for_itself():
+    assert split_uri("s3://mine-s3alias/x")  # of an access point
+    assert "ends with one of -s3alias" in refused_by_script("mine-s3alias")
+
+
+def refused_by_script(name):
+    """What scripts/object-store says of a bucket's name: one line, at once."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--bucket", name], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("object-store: --bucket: ") and done.stderr.count("\n") == 1
+    assert time.monotonic() - began < 20
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["abc", "a" * 63, "log-delivery.march.2020", "1.2.3", "x--y"])
+def test_a_bucket_name_that_s3_takes(name):
+    assert split_uri(f"s3://{name}/a//b/") == (name, "a/b")
 
 
 def test_a_uri_with_credentials_is_refused_and_not_shown():

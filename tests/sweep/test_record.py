@@ -126,7 +126,7 @@ def test_what_has_changed_is_named(tmp_path):
 
 def test_where_it_runs_does_not_make_it_another_sweep(tmp_path):
     path = make_sweep(tmp_path)
-    elsewhere = ["storage.uri=s3://b/p", "cluster.workers=2", "sweep.search.concurrent=1"]
+    elsewhere = ["storage.uri=s3://bucket/p", "cluster.workers=2", "sweep.search.concurrent=1"]
     assert load_sweep(path).identity() == load_sweep(path, elsewhere).identity()
     assert load_sweep(path).identity() != load_sweep(path, ["seed=99"]).identity()
 
