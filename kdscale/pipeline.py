@@ -18,7 +18,7 @@ from kdscale.steps import Step, build_steps
 from kdscale.store import Artifact, Store
 from kdscale.store.artifact import build_manifest, list_files, sha256_json
 
-FORMAT_VERSION = 2  # raise it when a stage's output changes for equal input: old keys expire
+FORMAT_VERSION = 3  # raise it when a stage's output changes for equal input: old keys expire
 
 
 @dataclass
