@@ -93,11 +93,10 @@ def check_early(
     from kdscale.modelcheck import check_models
 
     check_measures(config)
+    _check_splits(config, needed)
     if needed - {"dataset"}:
         for warning in check_models(config, needed, download=not dry_run):
             reporter.warn(warning)
-    if config.ranker.watch.every and any(name.startswith("student:") for name in needed):
-        _check_watch(config)
     if "report" in needed and config.report.trials:
         read_trials(user_path(config.report.trials, "report.trials"))
     if "evaluation" in needed:
@@ -114,17 +113,32 @@ def check_early(
             )
 
 
-def _check_watch(config: Config) -> None:
-    from kdscale.data.queries import DEV
+def _check_splits(config: Config, needed: set[str]) -> None:
+    """Raise KdscaleError where the source has no split that a needed step asks for."""
+    from kdscale.data.dataset import check_split
+    from kdscale.data.queries import DEV, TRAIN
     from kdscale.data.readers import open_reader
 
+    roles = {name.partition(":")[0] for name in needed}
+    if not roles & {"teacher", "student", "evaluation"}:
+        return
     splits = list(config.prepare.split) or open_reader(config.source).splits()
-    if DEV not in splits:
+    if roles & {"teacher", "student"} and TRAIN not in splits:
+        raise KdscaleError(
+            f"source: nothing to train with: it has no split {TRAIN!r}, only {', '.join(splits)}; "
+            "name one so in the source or prepare.split"
+        )
+    if config.ranker.watch.every and "student" in roles and DEV not in splits:
         raise KdscaleError(
             f"ranker.watch: the dataset has no split {DEV!r} to look at, only "
             f"{', '.join(splits)}; name one so in the source or prepare.split, or set "
             "ranker.watch.every: 0"
         )
+    if "evaluation" in roles:
+        if not config.evaluate.splits:
+            raise KdscaleError(f"evaluate.splits is empty; name some of {', '.join(splits)}")
+        for split in config.evaluate.splits:
+            check_split(split, splits)
 
 
 def step_key(step: Step, matters: dict[str, Any], inputs: dict[str, Artifact]) -> str:

@@ -181,7 +181,32 @@ def test_a_student_that_cannot_be_watched_is_refused_before_anything_is_made(
         run_steps(config, store, None, Reporter())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
-    run_steps(config, store, ["teacher"], Reporter(), dry_run=True)  # which nobody watches
+
+
+def test_a_teacher_needs_no_split_to_watch_students_by(tmp_path):
+    splits = "source.splits={train: train, test: test}"
+    config = load_config(make_config(tmp_path, ranker={"watch": {"every": 2}}), [splits])
+    run_steps(config, open_store(config.storage.uri), ["teacher"], Reporter(), dry_run=True)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("source.splits={test: test}", "nothing to train with: it has no split 'train', only test"),
+        ("evaluate.splits=[tset]", "no split 'tset', only train, dev, test"),
+        ("evaluate.splits=[]", "evaluate.splits is empty; name some of train, dev, test"),
+    ],
+)
+def test_a_split_that_the_source_lacks_is_told_before_anything_is_made(
+    tmp_path, override, message, dry_run
+):
+    config = load_config(make_config(tmp_path), [override])
+    store = open_store(config.storage.uri)
+    with pytest.raises(KdscaleError, match=message):
+        run_steps(config, store, None, Reporter(), dry_run=dry_run)
+    assert not (tmp_path / "store").exists()
+    run_steps(config, store, ["dataset"], Reporter(), dry_run=True)  # which any split will do for
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(finished, capsys):
