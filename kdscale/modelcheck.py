@@ -8,7 +8,7 @@ of the teacher's kind and width with random weights, few layers and few tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,27 @@ if TYPE_CHECKING:
 ROWS = 16  # texts of the rehearsal, each as many tokens long
 
 
-def check_models(config: Config, needed: Collection[str], download: bool = True) -> list[str]:
+def check_models(
+    config: Config,
+    needed: Collection[str],
+    download: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
     """Raise KdscaleError for what would fail while the steps named in `needed` run; returns
     warnings, a line each.
 
     download: whether a hub model's settings and tokenizer may be fetched; if not, one that is not
-    in the hub's cache is passed over.
+    in the hub's cache is passed over. say: is told of what is fetched, which can take a while.
     """
     from kdscale.models.fit import is_at_hand, trained_head
 
     warnings = []
     for number, teacher in enumerate(config.teachers, 1):
-        if not download and not is_at_hand(teacher):
-            continue
+        if not is_at_hand(teacher):
+            if not download:
+                say(f"  {teacher.model} is not here; the hub is asked for it when it is needed")
+                continue
+            say(f"  asking the hub for {teacher.model}")
         _rehearse(config, teacher, number, needed)
         head = trained_head(teacher)
         if head is not None:

@@ -95,7 +95,7 @@ def check_early(
     check_measures(config)
     _check_splits(config, needed)
     if needed - {"dataset"}:
-        for warning in check_models(config, needed, download=not dry_run):
+        for warning in check_models(config, needed, not dry_run, reporter.info):
             reporter.warn(warning)
     if "report" in needed and config.report.trials:
         read_trials(user_path(config.report.trials, "report.trials"))

@@ -6,12 +6,14 @@ Weights are read from safetensors only, and no code that comes with a model is e
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import logging as hub_logging
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
@@ -38,6 +40,8 @@ TOKENIZER_FILES = (
 )
 
 transformers_logging.disable_progress_bar()  # commands show their own
+if "HF_HUB_VERBOSITY" not in os.environ:
+    hub_logging.set_verbosity_error()  # else a line or two for each of its tries
 limit_threads()  # here, since every use of a model begins with this module
 
 
