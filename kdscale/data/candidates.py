@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -135,6 +136,7 @@ def own_passages(
     min_grade: int,
     pids: Container[str],
     passages: Callable[[], Iterable[pa.Table]],
+    max_chars: int,
 ) -> set[str]:
     """The queries that are a passage of the collection: of the same id and text, as in ArguAna and
     Quora, where each query would find itself first. The id alone says nothing: in a collection of
@@ -142,7 +144,7 @@ def own_passages(
     that is judged relevant to itself is none of these.
 
     queries: qid -> text; pids: every passage id; passages: PASSAGES, in all the collection, read
-    only where an id is one of both.
+    only where an id is one of both; max_chars: where texts were cut (`cut_text`).
     """
     both = [
         q for q in queries if q in pids and judgments.get(q, {}).get(q, min_grade - 1) < min_grade
@@ -154,15 +156,21 @@ def own_passages(
     for table in passages():
         table = table.filter(pc.is_in(table["pid"], value_set=wanted))
         for pid, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if _is_same(text, queries[pid]):
+            if _is_same(text, queries[pid], max_chars):
                 found.add(pid)
     return found
 
 
-def _is_same(passage: str, query: str) -> bool:
+def _is_same(passage: str, query: str, max_chars: int) -> bool:
+    # The cut may have taken the space before it away.
+    was_cut = len(passage) >= max_chars - 1
     passage, query = passage.casefold(), query.casefold()
     # A title is shorter than its text: a passage that ends like a short query is not the query.
-    return passage == query or (passage.endswith(f" {query}") and len(passage) < 2 * len(query))
+    if passage == query or (passage.endswith(f" {query}") and len(passage) < 2 * len(query)):
+        return True
+    # A cut passage with a title has less of the text than the query has.
+    spaces = re.finditer(" ", passage[: len(passage) // 2]) if was_cut else ()
+    return any(query.startswith(passage[space.end() :]) for space in spaces)
 
 
 def without_own(table: pa.Table, own: set[str], depth: int) -> pa.Table:

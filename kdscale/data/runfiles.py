@@ -75,11 +75,12 @@ def recognise(path: Path) -> RunForm:
         form = _form_of(line)
         if form is not None:
             votes[form] += 1
-            like_qrels += _like_qrels(line.split())
+        like_qrels += _like_qrels(line.split())
+    # One line alone may be of a run, unless its passage's id is no number.
+    if like_qrels > (max(1, votes.total() / 2) if votes else 0):
+        return QRELS
     if not votes:
         return UNKNOWN
-    if like_qrels > max(1, votes.total() / 2):
-        return QRELS
     # Scores are whole numbers here and there, and ranks always.
     if votes[RANK] < WHOLE_SCORES * votes[SCORE]:
         votes[SCORE] += votes.pop(RANK, 0)
@@ -187,7 +188,7 @@ TEXTS = RunForm("qid pid query passage, parted by tabs", _with_texts)  # MS MARC
 QRELS = RunForm("qid 0 pid grade", lambda line: "judgments (qid 0 pid grade), not a run")
 KNOWN = (TREC, RANK_AND_SCORE, RANK, SCORE, PAIR, TEXTS)
 UNKNOWN = RunForm(
-    "none",
+    "no known form",
     lambda line: (
         "no line of a run or of candidates: " + ", or ".join(form.columns for form in KNOWN)
     ),

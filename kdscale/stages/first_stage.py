@@ -119,7 +119,7 @@ def own_of(
     """The queries that are not to be candidates of themselves; see `own_passages`."""
     if prepare.query_as_passage == "keep":
         return set()
-    return own_passages(texts, judgments, prepare.min_grade, pids, passages)
+    return own_passages(texts, judgments, prepare.min_grade, pids, passages, prepare.max_chars)
 
 
 def search(index: Bm25, texts: dict[str, str], depth: int, own: set[str], task: Task) -> pa.Table:

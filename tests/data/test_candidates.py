@@ -12,7 +12,7 @@ from kdscale.data.candidates import (
     source_candidates,
     without_own,
 )
-from kdscale.data.clean import RejectLog
+from kdscale.data.clean import RejectLog, cut_text
 from kdscale.data.readers.base import Reject
 from kdscale.data.schema import CANDIDATES, PASSAGES
 
@@ -140,11 +140,23 @@ def test_a_query_that_is_a_passage_is_known_by_id_and_text():
     table = pa.table([list(TEXTS), list(TEXTS.values())], schema=PASSAGES)
     judged = {"q1": {"q1": 0, "p1": 1}, "q5": {"q5": 1}}
     tables = [table.slice(0, 2), table.slice(2)]
-    assert own_passages(QUERIES, judged, 1, set(TEXTS), lambda: tables) == {"q1", "q2"}
+    found = own_passages(QUERIES, judged, 1, set(TEXTS), lambda: tables, 1_000)
+    assert found == {"q1", "q2"}
+
+
+@pytest.mark.parametrize("title", ["", "a title "])
+@pytest.mark.parametrize("max_chars", [40, 43, 44, 60])
+def test_a_query_that_is_a_passage_is_known_where_both_are_cut(title, max_chars):
+    text = "what is said of asthma runs on and on, and is longer than what is kept of it"
+    same, other = cut_text(title + text, max_chars)[0], cut_text(title + text[5:], max_chars)[0]
+    table = pa.table([["q1", "q2"], [same, other]], schema=PASSAGES)
+    queries = dict.fromkeys(["q1", "q2"], cut_text(text, max_chars)[0])
+    found = own_passages(queries, {}, 1, set(queries), lambda: [table], max_chars)
+    assert found == {"q1"}
 
 
 def test_passages_are_not_read_where_no_id_is_of_both_kinds():
-    assert own_passages({"q6": "x"}, {}, 1, set(TEXTS), lambda: pytest.fail("read")) == set()
+    assert own_passages({"q6": "x"}, {}, 1, set(TEXTS), lambda: pytest.fail("read"), 99) == set()
 
 
 def test_depth_is_reached_without_the_query_itself(tmp_path):

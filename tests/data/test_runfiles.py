@@ -59,7 +59,9 @@ def test_lines_of_another_format_are_refused(tmp_path, columns, other):
 def test_judgments_are_no_candidates(tmp_path, line):
     path = tmp_path / "qrels"
     path.write_text("".join(f"{line.format(i)}\n" for i in range(5)))
-    assert len(rejects(run_lines(path))) == 5 and not accepted(run_lines(path))
+    reasons = [reason for _, _, reason in rejects(run_lines(path))]
+    assert reasons == ["judgments (qid 0 pid grade), not a run"] * 5
+    assert not accepted(run_lines(path))
 
 
 def test_what_is_in_no_format_is_told_those_that_there_are(tmp_path):
