@@ -182,7 +182,7 @@ def check_shared_memory(cluster: Cluster) -> Check:
     if cluster.address is not None or not SHM.is_dir():
         return Check("shm", "ok", "not looked at: Ray has its objects elsewhere")
     free = psutil.disk_usage(str(SHM)).free
-    wanted = min(RAY_STORE_SHARE * psutil.virtual_memory().available, RAY_STORE_BYTES)
+    wanted = min(RAY_STORE_SHARE * memory()[1], RAY_STORE_BYTES)
     detail = f"{free / GIB:.1f} GiB free in {SHM}"
     if free >= wanted:
         return Check("shm", "ok", detail)

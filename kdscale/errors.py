@@ -49,6 +49,6 @@ def by_proxy(url: str) -> str:
         return ""
     proxy = proxies[kind].rpartition("@")[2].rpartition("//")[2].rstrip("/")
     return (
-        f"; {parts.hostname} was asked by the proxy {proxy} ({kind.upper()}_PROXY): if it can be "
-        f"reached without, add it to NO_PROXY"
+        f"; {parts.hostname} was asked through the proxy {proxy} ({kind.upper()}_PROXY): if it "
+        "can be reached without, add it to NO_PROXY"
     )

@@ -109,13 +109,14 @@ def test_a_small_dev_shm_is_told(monkeypatch):
     assert "GiB free in /dev/shm" in doctor.check_shared_memory(Cluster()).detail
     docker = SimpleNamespace(free=64 * 2**20)
     monkeypatch.setattr(psutil, "disk_usage", lambda path: docker)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 * 2**30))
+    # What is free in a container, as Ray counts it, not on the host.
+    monkeypatch.setattr(doctor, "memory", lambda: (24 * 2**30, 20 * 2**30))
     check = doctor.check_shared_memory(Cluster())
     assert check.status == "warning" and "Ray asks for 6.0" in check.detail
     assert "--shm-size=7g" in check.fix
     # Of a large machine Ray takes its share of memory only as far as /dev/shm goes.
     docker.free = 11 * 10**9
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    monkeypatch.setattr(doctor, "memory", lambda: (2**40, 2**40))
     assert doctor.check_shared_memory(Cluster()).status == "ok"
     assert doctor.check_shared_memory(Cluster(address="ray://head:10001")).status == "ok"
 

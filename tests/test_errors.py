@@ -26,7 +26,7 @@ def test_a_proxy_in_between_is_named_without_its_credentials(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://someone:s3cret@proxy.example:3128/")
     assert by_proxy("https://head:8265") == ""
     told = by_proxy("http://head:8265/x")
-    assert "head was asked by the proxy proxy.example:3128 (HTTP_PROXY)" in told
+    assert "head was asked through the proxy proxy.example:3128 (HTTP_PROXY)" in told
     assert "NO_PROXY" in told and "s3cret" not in told and "someone" not in told
     monkeypatch.setenv("ALL_PROXY", "proxy.example:1080")
     assert "proxy.example:1080 (ALL_PROXY)" in by_proxy("https://head:8265")

@@ -194,7 +194,7 @@ def test_lengths_and_losses_that_a_model_cannot_have_are_told(folders):
 def test_no_model_is_asked_for_what_a_step_does_not_need(folders):
     config = config_of(folders["modernbert"], NARROW, "svd")
     assert check_models(config, ["dataset", "tokens", "teacher", "scores"]) == []
-    with pytest.raises(KdscaleError, match="has not BERT's layers"):
+    with pytest.raises(KdscaleError, match="does not have BERT's layers"):
         check_models(config, ["lm:narrow"])
 
 

@@ -49,6 +49,21 @@ def test_what_has_no_plain_likeness_is_a_question_mark():
     assert raw.getvalue() == b"gr??er d ? ? a\n"
 
 
+def test_the_c_locale_gets_plain_characters_and_the_bytes_of_a_files_name(store):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="surrogateescape")
+    plain_where_needed(stream)
+    print("Δ ü", os.fsdecode(b"name-\xe9"), file=stream, flush=True)
+    assert raw.getvalue() == b"d ? name-\xe9\n"
+    # For real: without UTF-8 mode and locale coercion, which Python usually brings in here.
+    done = subprocess.run(
+        [sys.executable, "-m", "kdscale", "results", store],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 0 and done.stderr == b"" and done.stdout.isascii()
+
+
 def test_a_stream_that_has_its_own_way_keeps_it():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")

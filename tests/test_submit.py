@@ -189,13 +189,13 @@ def test_a_proxy_that_is_in_the_way_is_named(config):
     }
     done = submit("http://head.invalid:8265", config, env=env)
     assert "no connection" in done.stderr and done.stderr.count("\n") == 1
-    assert "head.invalid was asked by the proxy 127.0.0.1:9 (HTTP_PROXY)" in done.stderr
+    assert "head.invalid was asked through the proxy 127.0.0.1:9 (HTTP_PROXY)" in done.stderr
     assert "s3cret" not in done.stderr
     direct = submit("http://head.invalid:8265", config, env={**env, "NO_PROXY": "head.invalid"})
     assert "no connection" in direct.stderr and "proxy" not in direct.stderr
     with answering(http.server.SimpleHTTPRequestHandler) as proxy:  # has its own page for all
         done = submit("http://head.invalid:8265", config, env={**env, "HTTP_PROXY": proxy})
-    assert "not Ray's dashboard" in done.stderr and "was asked by the proxy" in done.stderr
+    assert "not Ray's dashboard" in done.stderr and "was asked through the proxy" in done.stderr
 
 
 class Forwarding(http.server.BaseHTTPRequestHandler):

@@ -105,8 +105,8 @@ def check_like_bert(teacher: PreTrainedModel) -> None:
     like_bert = hasattr(attention, "query") or hasattr(attention, "q_lin")
     if not like_bert or table.embedding_dim != teacher.config.hidden_size:
         raise KdscaleError(
-            f"lm.init svd: {type(teacher).__name__} has not BERT's layers, or embeddings of "
-            "another width than its states; use init layers or random"
+            f"lm.init svd: {type(teacher).__name__} does not have BERT's layers, or its embeddings "
+            "are not as wide as its layers; set lm.init to layers or random"
         )
 
 

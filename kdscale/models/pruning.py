@@ -46,7 +46,7 @@ def check_prunable(model: PreTrainedModel) -> None:
     layer = encoder_layers(model)[0]
     if not hasattr(layer, "intermediate") or not hasattr(layer.attention, "output"):
         raise KdscaleError(
-            f"prune: {type(model).__name__} has not BERT's layers; prune a BERT, RoBERTa or "
+            f"prune: {type(model).__name__} does not have BERT's layers; prune a BERT, RoBERTa or "
             "ELECTRA student"
         )
 

@@ -118,13 +118,13 @@ def _copy_layers(
         if getattr(ours, name) != getattr(theirs, name):
             raise KdscaleError(
                 f"lm.init layers: the student's {name} is {getattr(ours, name)}, the teacher's "
-                f"{getattr(theirs, name)}; give the student the teacher's, or use init svd"
+                f"{getattr(theirs, name)}; give the student the teacher's, or set lm.init to svd"
             )
     if hasattr(student, "final_norm") and numbers[0] != 1:  # ModernBERT
         raise KdscaleError(
             "lm.init layers: a ModernBERT's first layer alone begins without a norm, so it "
-            f"cannot come from layer {numbers[0]}; let lm.layer_map begin with 1, or use init "
-            "random"
+            f"cannot come from layer {numbers[0]}; let lm.layer_map begin with 1, or set "
+            "lm.init to random"
         )
     sources, layers = encoder_layers(teacher), encoder_layers(student)
     for layer, number in zip(layers, numbers, strict=True):
@@ -151,7 +151,7 @@ def _copy_embeddings(
     else:
         raise KdscaleError(
             f"lm.init layers: the student's embeddings are {ours} wide, the teacher's {theirs}; "
-            f"give the student embedding {theirs}, or use init random"
+            f"give the student embedding {theirs}, or set lm.init to random"
         )
 
 

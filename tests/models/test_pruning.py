@@ -149,5 +149,5 @@ def test_more_than_there_is_is_not_pruned(model, shares, told):
 def test_layers_unlike_berts_are_refused():
     config = DistilBertConfig(vocab_size=70, dim=24, n_layers=2, n_heads=4, hidden_dim=48)
     model = build_ranker(DistilBertModel(config), 0.0, 0)
-    with pytest.raises(KdscaleError, match="has not BERT's layers"):
+    with pytest.raises(KdscaleError, match="does not have BERT's layers"):
         check_prunable(model)

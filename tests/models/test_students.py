@@ -274,7 +274,7 @@ def test_tables_of_relative_positions_come_along_with_the_layers(family, blocks)
         assert all(
             x.shape == (40, 30, 24) and torch.equal(x, y) for x, y in zip(one, other, strict=True)
         )
-    with pytest.raises(KdscaleError, match="has not BERT's layers"):
+    with pytest.raises(KdscaleError, match="does not have BERT's layers"):
         build_student(NARROW, teacher, "svd", 0, blocks)
 
 
@@ -315,7 +315,7 @@ def test_modernbert(blocks, tmp_path):
 
 
 def test_what_a_modernbert_cannot_be(blocks):
-    with pytest.raises(KdscaleError, match="ModernBertModel has not BERT's layers"):
+    with pytest.raises(KdscaleError, match="ModernBertModel does not have BERT's layers"):
         build_student(NARROW, modernbert(), "svd", 0, blocks)
     with pytest.raises(KdscaleError, match=r"cannot come from layer 2; let lm\.layer_map begin"):
         build_student(same_shape(layers=2), modernbert(), "layers", 0)
@@ -353,5 +353,5 @@ def test_inits_that_cannot_be(teacher, blocks):
         build_student(same_shape(heads=2), teacher, "layers", 0)
     with pytest.raises(KdscaleError, match="hidden size 48 is above the teacher's 24"):
         build_student(same_shape(hidden=48), teacher, "svd", 0, blocks)
-    with pytest.raises(KdscaleError, match="ElectraModel has not BERT's layers"):
+    with pytest.raises(KdscaleError, match="ElectraModel does not have BERT's layers"):
         build_student(NARROW, electra(16), "svd", 0, blocks)

@@ -84,7 +84,7 @@ def test_a_proxy_that_is_in_the_way_is_named(settings, s3_uri, writing):
         http_proxy=None, NO_PROXY=None, no_proxy=None,
     )  # fmt: skip
     message = failure(s3_uri, writing)
-    assert "store.invalid was asked by the proxy 127.0.0.1:9 (HTTP_PROXY)" in message
+    assert "store.invalid was asked through the proxy 127.0.0.1:9 (HTTP_PROXY)" in message
     assert "NO_PROXY" in message and "s3cret" not in message
     settings(NO_PROXY="store.invalid")
     assert "proxy" not in failure(s3_uri, writing)
@@ -109,7 +109,7 @@ def test_a_refusal_of_a_proxy_is_not_taken_for_the_stores(settings, s3_uri):
         )  # fmt: skip
         message = failure(s3_uri, True)
         server.shutdown()
-    assert "403" in message and "was asked by the proxy 127.0.0.1:" in message
+    assert "403" in message and "was asked through the proxy 127.0.0.1:" in message
 
 
 def test_a_bucket_that_is_not_there(s3_server, cache):
