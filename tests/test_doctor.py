@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_
     assert "cannot write to the store" in problems["store"].detail
     assert "corpus.jsonl" in problems["source"].detail
     assert "has no model.safetensors" in problems["model"].detail
-    assert "4 to mend (problem)" in reporter.console.file.getvalue()
+    assert "5 to mend (problem)" in reporter.console.file.getvalue()
     assert all(check.fix for check in problems.values())
 
 
