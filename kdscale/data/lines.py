@@ -27,6 +27,7 @@ NOT_UTF8 = "not UTF-8"
 EMPTY_ID = "empty id"
 
 _BOM = b"\xef\xbb\xbf"
+_JSON_ARRAY = re.compile(r"\s*\[\s*(\{|$)")
 
 
 # What a file is shows in its first bytes: names tell less, since downloads lose or keep a suffix.
@@ -119,8 +120,15 @@ def parse_lines(path: Path, parse: Callable[[str], T | str | None]) -> Iterator[
 def read_by_first_char(
     path: Path, readers: Mapping[str, TextsReader], otherwise: TextsReader
 ) -> Texts:
-    """The texts of a file whose format shows in the first character that is no white space."""
+    """The texts of a file whose format shows in the first character that is no white space.
+
+    Raises KdscaleError for a JSON array, whose lines are no texts.
+    """
     first = next((item[1] for item in read_lines(path) if not isinstance(item, Reject)), "")
+    if _JSON_ARRAY.match(first):
+        raise KdscaleError(
+            f"{path} is one JSON array; write it as JSON lines, one object a line (jq -c '.[]')"
+        )
     return readers.get(first.lstrip()[:1], otherwise)(path)
 
 

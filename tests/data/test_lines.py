@@ -15,6 +15,7 @@ from kdscale.data import lines
 from kdscale.data.lines import (
     MAX_LINE,
     TOO_LONG,
+    read_by_first_char,
     read_lines,
     read_tsv_texts,
 )
@@ -155,3 +156,18 @@ def test_a_gzip_bomb_is_read_in_bounded_memory(tmp_path, monkeypatch, line, read
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert path.stat().st_size < 2**18 and most < 8 * 2**20 < 24 * len(line)
+
+
+@pytest.mark.parametrize("text", ['[{"id": "p1", "text": "one"}]\n', '\n [ \n {"id": "p1"}\n]\n'])
+def test_a_json_array_is_refused_with_what_to_do(tmp_path, text):
+    path = tmp_path / "passages.json"
+    path.write_text(text)
+    with pytest.raises(KdscaleError, match=r"passages\.json is one JSON array; .*jq -c"):
+        read_by_first_char(path, {}, read_tsv_texts)
+
+
+def test_an_id_may_begin_with_a_bracket(tmp_path):
+    path = tmp_path / "passages.tsv"
+    path.write_text("[1]\tone\n[2]\ttwo\n")
+    found = list(read_by_first_char(path, {}, read_tsv_texts))
+    assert found == [("[1]", "one"), ("[2]", "two")]
