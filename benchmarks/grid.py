@@ -34,6 +34,7 @@ from kdscale.evaluation.latency import hardware, measure_latency, speedup
 from kdscale.evaluation.measures import parse_measures
 from kdscale.evaluation.ranking import count_pairs, score_queries, scoring_device
 from kdscale.evaluation.trials import trial_rows
+from kdscale.machine import cpus
 from kdscale.models.ranker import Scorer, load_ranker
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
@@ -235,7 +236,7 @@ def make_ahead(
     if processes == 1:
         return
     # One thread each where there are as many as CPUs, so that none waits for another's.
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, cpus() // processes)
     settings = (grid.base, grid.split, grid.all_queries, threads)
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, settings) as pool:
         for works in (first, then):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from quickstart import proportional_bytes
 from rich.console import Console
 from rich.table import Table
 from sidebyside import circumstances, finish
+
+from kdscale.machine import cpus
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 20_000
@@ -77,7 +78,7 @@ def main() -> int:
     }
     show(rows, growth)
     finish(
-        {"circumstances": circumstances(os.cpu_count() or 1), "rows": rows, "growth": growth},
+        {"circumstances": circumstances(cpus()), "rows": rows, "growth": growth},
         args.output,
     )
     return 0

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from dataclasses import asdict, replace
 from datetime import date
@@ -29,6 +28,7 @@ from kdscale.config import Config
 from kdscale.configload import load_config
 from kdscale.data.readers import open_reader
 from kdscale.evaluation.latency import hardware
+from kdscale.machine import cpus
 from kdscale.pipeline import run_steps
 from kdscale.planning.calibrate import calibrate
 from kdscale.planning.counts import counts_of
@@ -115,7 +115,7 @@ def measure(config: Config, rates: Rates, reporter: Reporter) -> list[dict]:
 
 def predict(config: Config, rates: Rates, found: dict[str, Artifact]) -> dict[str, Stage]:
     counts = counts_of(config, found, None, None)
-    cores = os.cpu_count() or 1
+    cores = cpus()
     machines = Machines(rates, 1, replace(rates, ray_start=0.0), cores)
     return {stage.name: stage for stage in CostModel(config, counts, machines).stages()}
 

@@ -26,6 +26,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from kdscale.evaluation.significance import compare, holm
+from kdscale.machine import cpus
 
 STUDENT = "2l-192"
 CLAIMS = [
@@ -81,7 +82,7 @@ def main() -> int:
         evaluation = next(Path(store).glob("evaluations/*"))
         result = {
             "date": date.today().isoformat(),
-            "hardware": f"{platform.machine()}, {psutil.cpu_count()} CPUs",
+            "hardware": f"{platform.machine()}, {cpus()} CPUs",
             "seconds": round(seconds, 1),
             "peak_bytes": peak,
             "stage_seconds": stages,

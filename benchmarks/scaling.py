@@ -45,6 +45,7 @@ from kdscale.data.score_blocks import (
     read_blocks,
 )
 from kdscale.errors import KdscaleError
+from kdscale.machine import cpus
 from kdscale.models.pretrained import load_encoder, resolve_model
 from kdscale.models.ranker import BATCH_TOKENS, build_ranker, save_ranker
 from kdscale.pipeline import run_steps
@@ -74,16 +75,16 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     reporter = Reporter()
-    cpus = os.cpu_count() or 1
-    torch.set_num_threads(cpus)
+    cores = cpus()
+    torch.set_num_threads(cores)
     with tempfile.TemporaryDirectory(prefix="kdscale-scaling-") as scratch:
         blocks, actor = make_work(args.beir, args.pairs, Path(scratch), reporter)
-        if len(blocks) < 3 * cpus:
+        if len(blocks) < 3 * cores:
             raise KdscaleError(f"{len(blocks)} blocks are too few to time: give more --pairs")
-        ways = real(blocks, actor, cpus, args.runs, Path(scratch), reporter)
+        ways = real(blocks, actor, cores, args.runs, Path(scratch), reporter)
         ray_way = ways["Ray Data"]
         pairs = sum(b.num_rows for b in blocks)
-        block_s = cpus * pairs / len(blocks) / float(np.median(ray_way["pairs_per_s"]))
+        block_s = cores * pairs / len(blocks) / float(np.median(ray_way["pairs_per_s"]))
         asleep = [
             sleeping(count, args.rounds, block_s, Path(scratch), reporter) for count in args.workers
         ]
@@ -92,7 +93,7 @@ def main() -> int:
     driver_s = (more["seconds"] - fewer["seconds"]) / (more["blocks"] - fewer["blocks"])
     one = float(np.median(ways["one process"]["pairs_per_s"]))
     result = {
-        "circumstances": circumstances(cpus),
+        "circumstances": circumstances(cores),
         "pairs": pairs,
         "blocks": len(blocks),
         "object_store_bytes_a_pair": round(sum(b.nbytes for b in blocks) / pairs, 1),
@@ -230,7 +231,7 @@ def sleeping(
         "seconds": seconds,
         "log": str(log),
     }
-    share = (os.cpu_count() or 1) / workers / 2
+    share = cpus() / workers / 2
     blocks = small_blocks(workers * rounds)
     with ray_session(Cluster(), reporter):
         list(map_blocks(blocks, Plan(workers, share), Sleeper, settings))

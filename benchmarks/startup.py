@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from sidebyside import alternate, circumstances, finish
 
+from kdscale.machine import cpus
 from kdscale.progress import Reporter
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def main() -> int:
         print(f"{milliseconds:8.1f} ms  {module}")
     finish(
         {
-            "circumstances": circumstances(os.cpu_count() or 1),
+            "circumstances": circumstances(cpus()),
             "target_first_step_s": TARGET_S,
             "rows": rows,
             "slowest_imports_ms": {module: ms for ms, module in slowest},

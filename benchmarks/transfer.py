@@ -24,6 +24,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+from kdscale.machine import cpus
 from kdscale.store.artifact import build_manifest, list_files
 from kdscale.store.filelist import MANIFEST
 
@@ -118,7 +119,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict:
     version = subprocess.run([args.aws, "--version"], capture_output=True, text=True).stdout
     return {
         "date": str(date.today()),
-        "cpus": os.cpu_count(),
+        "cpus": cpus(),
         "python": platform.python_version(),
         "aws": version.split()[0],
         "files": len(LARGE) + len(SMALL),

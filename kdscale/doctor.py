@@ -351,7 +351,11 @@ def check_training(config: Config) -> Check:
 
     def look() -> str:
         warnings.extend(check_models(config, build_steps(config)))
-        return f"{len(config.teachers)} teacher, {len(config.students)} student shapes can be made"
+        teachers, shapes = len(config.teachers), len(config.students)
+        return (
+            f"{teachers} teacher{'s' * (teachers != 1)} and {shapes} "
+            f"student shape{'s' * (shapes != 1)} can be made"
+        )
 
     check = _attempt("training", fix, look)
     return Check("training", "warning", "; ".join(warnings)) if warnings else check

@@ -124,8 +124,8 @@ def _connect(address: str) -> JobSubmissionClient:
     except requests.RequestException as error:
         reason = "no answer" if isinstance(error, requests.Timeout) else "no connection"
         raise KdscaleError(
-            f"--address {address}: {reason}; is the cluster up, its dashboard on this port, and "
-            f"the port forwarded?{by_proxy(address)}"
+            f"--address {address}: {reason}; see that the cluster is up, its dashboard on this "
+            f"port, and the port forwarded{by_proxy(address)}"
         ) from None
 
     import logging
