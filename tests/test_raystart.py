@@ -25,7 +25,9 @@ ray.init = late_at_first
 with ray_session(Cluster(), state_api=True) as ray:
     print(ray.cluster_resources()["CPU"], ray.get(ray.remote(lambda: 7).remote()))
     from ray.util.state import list_nodes
-    print(len(list_nodes()), os.environ["NO_PROXY"], os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"])
+    address = ray.get_runtime_context().gcs_address  # of several Rays on a machine
+    names = "NO_PROXY", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+    print(len(list_nodes(address=address)), *(os.environ[name] for name in names))
 """
 
 

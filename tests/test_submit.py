@@ -173,8 +173,8 @@ def test_an_address_where_nothing_answers_fails_in_seconds(config):
     with answering(http.server.SimpleHTTPRequestHandler) as address:
         other = submit(address, config, env=clean_environment())
     for done, message in (
-        (refused, "no connection; is the cluster up"),
-        (hangs, "no answer; is the cluster up"),
+        (refused, "no connection; see that the cluster is up"),
+        (hangs, "no answer; see that the cluster is up"),
         (other, "something answers that is not Ray's dashboard"),
     ):
         assert done.returncode == 1 and message in done.stderr, done.stderr

@@ -1,4 +1,5 @@
 import json
+import threading
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -81,6 +82,10 @@ def _train(world, folder, watch, stop_at=None, **train):
     if stop_at:
         with pytest.raises(KeyboardInterrupt):
             once()
+        # A checkpoint is published beside the next steps: on a busy machine it is not there yet.
+        for thread in threading.enumerate():
+            if "_publish" in thread.name:
+                thread.join()
     once()
     export = workspace.fetch("export")
     return SimpleNamespace(
