@@ -14,6 +14,7 @@ from kdscale.models.packed import PackedRanker, can_pack, pack
 from kdscale.models.ranker import Scorer, build_ranker
 
 
+@torch.compiler.disable  # as opaque as the kernel: older releases cannot trace these loops
 def attend_pair_by_pair(q, k, v, q_starts, k_starts, q_longest, k_longest):
     """What the kernel of CUDA does, where there is none."""
     assert max(q_starts.diff()) == q_longest and max(k_starts.diff()) == k_longest
