@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import alternate, circumstances, finish, matrix_peak, rates
 
-from kdscale.doctor import cpu_multiplies_bf16
+from kdscale.doctor.machine import cpu_multiplies_bf16
 from kdscale.evaluation.flops import forward_flops
 from kdscale.evaluation.latency import cpu_threads
 from kdscale.models.encode import PairEncoder

@@ -45,7 +45,7 @@ from kdscale.data.blocks import BlockSource
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.groups import GroupSource
 from kdscale.data.schema import SCORES
-from kdscale.doctor import cpu_multiplies_bf16
+from kdscale.doctor.machine import cpu_multiplies_bf16
 from kdscale.evaluation.latency import cpu_threads
 from kdscale.models.pretrained import load_encoder
 from kdscale.models.ranker import build_ranker, save_ranker

@@ -266,7 +266,7 @@ def _rank(args: argparse.Namespace) -> int:
 
 def _doctor(args: argparse.Namespace) -> int:
     from kdscale.configload import load_config
-    from kdscale.doctor import run_checks
+    from kdscale.doctor.run import run_checks
     from kdscale.progress import Reporter
 
     config = load_config(args.config) if args.config else None

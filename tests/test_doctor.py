@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 from world import make_config
 
-from kdscale import doctor
 from kdscale.cli import main
 from kdscale.config import BeirSource, Cluster, DocstringsSource, Transfer
 from kdscale.configload import load_config
+from kdscale.doctor import experiment, machine, run
+from kdscale.doctor.finding import Check
 from kdscale.progress import Reporter
 
 
@@ -29,7 +30,7 @@ def by_name(checks):
 
 
 def test_a_good_machine_and_config(config, reporter):
-    checks = by_name(doctor.run_checks(config, reporter, ray=False))
+    checks = by_name(run.run_checks(config, reporter, ray=False))
     assert list(checks) == [
         "python", "packages", "compute", "memory", "shm", "disk", "deepspeed", "store", "source",
         "queries", "measures", "model", "training",
@@ -44,13 +45,13 @@ def test_a_good_machine_and_config(config, reporter):
 
 
 def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "check_deepspeed", lambda cluster: doctor.Check("", "ok", ""))
+    monkeypatch.setattr(machine, "check_deepspeed", lambda cluster: Check("", "ok", ""))
     (tmp_path / "file").write_text("not a folder")
     config.storage.uri = str(tmp_path / "file" / "store")
     (tmp_path / "encoder" / "model.safetensors").unlink()
     (tmp_path / "beir" / "corpus.jsonl").unlink()
     config.evaluate.measures = ["P@0"]
-    checks = by_name(doctor.run_checks(config, reporter, ray=False))
+    checks = by_name(run.run_checks(config, reporter, ray=False))
     assert checks["queries"].status == "warning"  # for the same reason as the source
     problems = {n: c for n, c in checks.items() if c.status == "problem"}
     assert problems.keys() == {"store", "source", "measures", "model", "training"}
@@ -65,7 +66,7 @@ def test_what_is_wrong_with_a_config_is_told_with_its_fix(config, reporter, tmp_
 def test_packages_that_are_absent_or_of_another_version(monkeypatch):
     asked = ["numpy>=999", "kdscale-no-such-package>=2", "rich", 'pytest>=999; extra == "dev"']
     monkeypatch.setattr(metadata, "requires", lambda name: asked)
-    check = doctor.check_packages()
+    check = machine.check_packages()
     assert check.status == "problem"
     assert f"numpy: {metadata.version('numpy')}, asked for >=999" in check.detail
     assert "kdscale-no-such-package: not installed" in check.detail
@@ -76,11 +77,11 @@ def test_gpus_that_are_not_there(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    check = doctor.check_compute(Cluster(gpus_per_worker=1))
+    check = machine.check_compute(Cluster(gpus_per_worker=1))
     assert check.status == "problem" and "asks for GPUs" in check.detail
     # The GPUs of a cluster that is somewhere else are not this machine's.
     assert (
-        doctor.check_compute(Cluster(address="ray://head", gpus_per_worker=1)).status != "problem"
+        machine.check_compute(Cluster(address="ray://head", gpus_per_worker=1)).status != "problem"
     )
 
 
@@ -91,38 +92,38 @@ def test_matrix_units_of_the_cpu_are_told(monkeypatch, has, unit):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: has}, raising=False)
-    assert ("bf16" in doctor.check_compute(Cluster()).detail) is has
+    assert ("bf16" in machine.check_compute(Cluster()).detail) is has
 
 
 def test_little_room_is_a_warning_and_none_a_problem(monkeypatch, tmp_path):
     folder = tmp_path / "not" / "yet" / "there"
-    assert str(tmp_path) in doctor.check_disk(folder).detail
-    monkeypatch.setattr(doctor, "DISK_GIB", 1e9)
-    assert doctor.check_disk(folder).status == "warning"
-    monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
-    assert doctor.check_memory().status == "warning"
+    assert str(tmp_path) in machine.check_disk(folder).detail
+    monkeypatch.setattr(machine, "DISK_GIB", 1e9)
+    assert machine.check_disk(folder).status == "warning"
+    monkeypatch.setattr(machine, "MEMORY_GIB", 1e9)
+    assert machine.check_memory().status == "warning"
 
 
 def test_a_small_dev_shm_is_told(monkeypatch):
     import psutil
 
-    assert "GiB free in /dev/shm" in doctor.check_shared_memory(Cluster()).detail
+    assert "GiB free in /dev/shm" in machine.check_shared_memory(Cluster()).detail
     docker = SimpleNamespace(free=64 * 2**20)
     monkeypatch.setattr(psutil, "disk_usage", lambda path: docker)
     # What is free in a container, as Ray counts it, not on the host.
-    monkeypatch.setattr(doctor, "memory", lambda: (24 * 2**30, 20 * 2**30))
-    check = doctor.check_shared_memory(Cluster())
+    monkeypatch.setattr(machine, "memory", lambda: (24 * 2**30, 20 * 2**30))
+    check = machine.check_shared_memory(Cluster())
     assert check.status == "warning" and "Ray asks for 6.0" in check.detail
     assert "--shm-size=7g" in check.fix
     # Of a large machine Ray takes its share of memory only as far as /dev/shm goes.
     docker.free = 11 * 10**9
-    monkeypatch.setattr(doctor, "memory", lambda: (2**40, 2**40))
-    assert doctor.check_shared_memory(Cluster()).status == "ok"
-    assert doctor.check_shared_memory(Cluster(address="ray://head:10001")).status == "ok"
+    monkeypatch.setattr(machine, "memory", lambda: (2**40, 2**40))
+    assert machine.check_shared_memory(Cluster()).status == "ok"
+    assert machine.check_shared_memory(Cluster(address="ray://head:10001")).status == "ok"
 
 
 def test_training_queries_among_those_of_another_split_or_transfer_are_told(config, tmp_path):
-    check = doctor.check_queries(config)
+    check = experiment.check_queries(config)
     assert (check.status, check.detail) == ("ok", "train 60, dev 10, test 20")
     beir = tmp_path / "beir"
     rows = [json.loads(line) for line in (beir / "queries.jsonl").read_text().splitlines()]
@@ -130,31 +131,31 @@ def test_training_queries_among_those_of_another_split_or_transfer_are_told(conf
     (beir / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config.transfer["other"] = Transfer(BeirSource(path=str(beir), splits={"all of it": "train"}))
     config.transfer["other"].split = "all of it"
-    check = doctor.check_queries(config)
+    check = experiment.check_queries(config)
     assert check.status == "warning"
     assert "1 in dev, 60 in other/all of it" in check.detail and "prepare.leakage" in check.fix
     config.prepare.leakage = "drop"
-    assert "by their text: 60 in other" in doctor.check_queries(config).detail
+    assert "by their text: 60 in other" in experiment.check_queries(config).detail
     config.transfer.clear()
-    assert doctor.check_queries(config).status == "ok"
+    assert experiment.check_queries(config).status == "ok"
     config.source = DocstringsSource(packages=["rich"])
-    assert "docstrings are counted when" in doctor.check_queries(config).detail
+    assert "docstrings are counted when" in experiment.check_queries(config).detail
 
 
 def test_a_module_that_breaks_on_import_is_told_by_its_last_line(tmp_path, monkeypatch):
     (tmp_path / "broken_engine.py").write_text("raise OSError('no CUDA_HOME')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert doctor._import_failure("broken_engine") == "OSError: no CUDA_HOME"
-    assert doctor._import_failure("json") is None
+    assert machine._import_failure("broken_engine") == "OSError: no CUDA_HOME"
+    assert machine._import_failure("json") is None
 
 
 def test_a_check_that_breaks_does_not_end_the_doctor(reporter, monkeypatch):
     def broken():
         raise ImportError("libtorch.so is damaged\nand more")
 
-    monkeypatch.setattr(doctor, "check_memory", broken)
-    monkeypatch.setattr(doctor, "check_deepspeed", lambda cluster: doctor.Check("", "ok", ""))
-    checks = by_name(doctor.run_checks(None, reporter, ray=False))
+    monkeypatch.setattr(machine, "check_memory", broken)
+    monkeypatch.setattr(machine, "check_deepspeed", lambda cluster: Check("", "ok", ""))
+    checks = by_name(run.run_checks(None, reporter, ray=False))
     assert checks["memory"].status == "problem"
     assert checks["memory"].detail == "libtorch.so is damaged"
     assert "model" in checks
@@ -162,15 +163,15 @@ def test_a_check_that_breaks_does_not_end_the_doctor(reporter, monkeypatch):
 
 def test_the_command_fails_where_there_is_a_problem(monkeypatch, capsys):
     def found(config, reporter):
-        return [doctor.Check("disk", "problem", "full", "free some")]
+        return [Check("disk", "problem", "full", "free some")]
 
-    monkeypatch.setattr(doctor, "run_checks", found)
+    monkeypatch.setattr(run, "run_checks", found)
     assert main(["doctor"]) == 1
-    monkeypatch.setattr(doctor, "run_checks", lambda *_: [doctor.Check("disk", "warning", "")])
+    monkeypatch.setattr(run, "run_checks", lambda *_: [Check("disk", "warning", "")])
     assert main(["doctor"]) == 0
 
 
 @pytest.mark.slow
 def test_ray_runs_a_task():
-    check = doctor.check_ray(Cluster())
+    check = machine.check_ray(Cluster())
     assert check.status == "ok" and "ran a task" in check.detail

@@ -11,9 +11,9 @@ from tiny_models import bert_encoder, bert_tokenizer, roberta_like_tokenizer
 from transformers import AutoModel
 from world import make_beir, make_config, make_encoder
 
-from kdscale import doctor
 from kdscale.config import Config, Lm, Prepare, Ranker, Shape, Teacher
 from kdscale.configload import load_config
+from kdscale.doctor.experiment import check_training
 from kdscale.errors import KdscaleError
 from kdscale.modelcheck import check_models
 from kdscale.models.encode import PairEncoder
@@ -212,7 +212,7 @@ def test_run_dry_run_and_doctor_say_the_same(tmp_path):
     run_steps(config, open_store(config.storage.uri), None, reporter, dry_run=True)
     (warning,) = check_models(config, build_steps(config))
     assert warning in reporter.console.file.getvalue()
-    check = doctor.check_training(config)
+    check = check_training(config)
     assert check.status == "warning" and warning in check.detail
 
     config.students[0].hidden = 1024  # wider than its teacher
@@ -221,6 +221,6 @@ def test_run_dry_run_and_doctor_say_the_same(tmp_path):
         run_steps(config, open_store(config.storage.uri), None, reporter, dry_run=True)
     with pytest.raises(KdscaleError) as at_run:
         run_steps(config, open_store(config.storage.uri), None, reporter)
-    check = doctor.check_training(config)
+    check = check_training(config)
     assert check.status == "problem" and check.fix
     assert check.detail == str(told.value) == str(at_run.value)

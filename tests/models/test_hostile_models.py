@@ -10,7 +10,7 @@ import torch
 from tiny_models import bert_encoder, bert_tokenizer
 from transformers import AutoModel, dynamic_module_utils
 
-from kdscale.doctor import check_model
+from kdscale.doctor.experiment import check_model
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.rerank import rerank
 from kdscale.models.encode import PairEncoder

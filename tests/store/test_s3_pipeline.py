@@ -11,7 +11,8 @@ from world import make_config
 
 from kdscale.cli import main
 from kdscale.configload import load_config
-from kdscale.doctor import _disk, check_store
+from kdscale.doctor.experiment import check_store
+from kdscale.doctor.run import _disk
 from kdscale.evaluation.results import load_results
 from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
