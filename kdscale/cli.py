@@ -103,20 +103,30 @@ def _parser() -> argparse.ArgumentParser:
 
     rank = commands.add_parser(
         "rank", help="rerank a run with any ranker",
-        description="Write the candidates of a run in the order of a ranker's raw logits. A file "
-        "may be a pipe, and one of them - for standard input; -o - is standard output.",
+        description="Write the candidates of a run in the order of a ranker's raw logits. The "
+        "files may be pipes. Give - for one of them to read standard input, and -o - to write to "
+        "standard output.",
     )  # fmt: skip
     rank.add_argument("model", metavar="MODEL", help="a ranker directory (a student, a teacher)")
-    rank.add_argument("--queries", required=True, type=Path, metavar="F")
-    rank.add_argument("--passages", required=True, type=Path, metavar="F")
-    rank.add_argument("--run", required=True, type=Path, metavar="F", dest="trec_run")
-    rank.add_argument("-o", "--output", required=True, type=Path, metavar="F")
+    formats = "JSON lines, id TAB text, TREC SGML or Parquet"
+    rank.add_argument("--queries", required=True, type=Path, metavar="F", help=formats)
+    rank.add_argument("--passages", required=True, type=Path, metavar="F", help=formats)
+    rank.add_argument(
+        "--run", required=True, type=Path, metavar="F", dest="trec_run",
+        help="the candidates: a TREC run, or another form of docs/your-own-corpus.md",
+    )  # fmt: skip
+    rank.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="F", help="the TREC run to write"
+    )
     rank.add_argument("--depth", type=int, help="rerank so many candidates a query (default: all)")
     rank.add_argument(
         "--batch-tokens", type=int, help="padded tokens a forward (default: as suits the device)"
     )
     rank.add_argument(
-        "--backend", choices=("torch", "onnx"), default="torch", help="onnx: of kdscale export"
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: the model.onnx of kdscale export",
     )
     rank.set_defaults(run=_rank)
 

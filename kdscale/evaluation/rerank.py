@@ -125,7 +125,7 @@ def _groups(run: Path, depth: int | None) -> Iterator[tuple[str, list[str]]]:
 def _wanted(run: Path, depth: int | None, reporter: Reporter) -> tuple[set[str], set[str], int]:
     """The ids of the run's queries and passages, and its number of pairs."""
     qids, pids, pairs = set(), set(), 0
-    reporter.info(f"  {run}: read as {run_lines(run).columns}")
+    reporter.info(f"  {run.name}: read as {run_lines(run).columns}")
     with reporter.task("reading the run") as task:
         for qid, of_query in _groups(run, depth):
             qids.add(qid)
