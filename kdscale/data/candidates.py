@@ -41,8 +41,7 @@ class SourceCandidates:
     query, best first as far as the source says.
 
     qids: [Q]; numbers: of the passages by their ids; query, passage: [N] numbers of both; score:
-    [N], NaN where the passages of a query are a set that nothing ranks; own: how many pairs were
-    left out because the passage is the query itself.
+    [N], NaN where the passages of a query are a set that nothing ranks.
     """
 
     qids: list[str]
@@ -50,7 +49,6 @@ class SourceCandidates:
     query: np.ndarray
     passage: np.ndarray
     score: np.ndarray
-    own: int
 
     def unranked(self) -> list[str]:
         """The ids of the queries whose passages nothing ranks."""
@@ -100,7 +98,6 @@ def source_candidates(
     rows_of = {qid: i for i, qid in enumerate(wanted)}
     rows, values = array("q"), array("d")  # (number, query, passage) and (rank, score) in turn
     lines = np.zeros(len(wanted), np.int64)
-    left_out = set()
     for number, (qid, pid, rank, score) in log.accepted(kind, items):
         row = rows_of.get(qid)
         if row is not None:
@@ -109,9 +106,7 @@ def source_candidates(
             log.reject(kind, number, UNKNOWN_QUERY, f"{qid} {pid}")
         elif pid not in numbers and pid not in passages:
             log.reject(kind, number, UNKNOWN_PASSAGE, f"{qid} {pid}")
-        elif row is not None and qid == pid and qid in own:
-            left_out.add(qid)
-        elif row is not None:
+        elif row is not None and not (qid == pid and qid in own):
             rows.extend((number, row, numbers.setdefault(pid, len(numbers))))
             values.extend(as_numbers(rank, score))
     number, query, passage = np.array(rows).reshape(-1, 3).T
@@ -127,7 +122,7 @@ def source_candidates(
         if start < end:
             found = query_scores(ranks[start:end], scores[start:end], int(lines[row]))
             scores[start:end] = np.nan if found is None else found
-    return SourceCandidates(wanted, numbers, query, passage, scores, len(left_out))
+    return SourceCandidates(wanted, numbers, query, passage, scores)
 
 
 def own_passages(
