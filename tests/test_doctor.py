@@ -135,7 +135,7 @@ def test_training_queries_among_those_of_another_split_or_transfer_are_told(conf
     assert check.status == "warning"
     assert "1 in dev, 60 in other/all of it" in check.detail and "prepare.leakage" in check.fix
     config.prepare.leakage = "drop"
-    assert "by their text: 60 in other" in experiment.check_queries(config).detail
+    assert "another split too: 60 in other" in experiment.check_queries(config).detail
     config.transfer.clear()
     assert experiment.check_queries(config).status == "ok"
     config.source = DocstringsSource(packages=["rich"])

@@ -122,7 +122,7 @@ def test_every_system_ranks_the_other_collection(tmp_path, ray_cluster, capsys):
     assert main(["run", str(path), *(a for s in sets for a in ("--set", s))]) == 0
     table = capsys.readouterr().out
     assert "other/test, 3 systems" in table
-    told = "queries of another split too, by their text: 1 in other/test"
+    told = "asked in another split too: 1 in other/test"
     assert told in " ".join(table.split())
     store = open_store(str(tmp_path / "store"))
     assert len(store.list("datasets")) == len(store.list("tokens")) == 2

@@ -36,7 +36,7 @@ def repeated(texts: Texts) -> int:
 def describe(leaks: Mapping[str, int]) -> str:
     """leaks: split -> how many training queries are among its queries."""
     counts = ", ".join(f"{count} in {split}" for split, count in leaks.items())
-    return f"training queries that are queries of another split too, by their text: {counts}"
+    return f"training queries that are asked in another split too: {counts}"
 
 
 def read_texts(reader: Reader, fractions: Mapping[str, float]) -> dict[str, Texts]:

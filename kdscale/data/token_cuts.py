@@ -68,11 +68,11 @@ def describe(split: str, counts: Mapping[str, Any], max_length: int) -> str | No
     if not cut["pairs"]:
         return None
     pairs = "training pairs" if split == TRAIN else f"pairs of {split}"
-    queries = f"; {cut['queries']} of {counts['queries']} queries lose some" * bool(cut["queries"])
+    queries = f", {cut['queries']} of {counts['queries']} queries too" * bool(cut["queries"])
     return (
         f"{_share(cut['pairs'], counts['pairs'])} of the {pairs} are longer than "
-        f"prepare.max_length ({max_length} tokens) and lose "
-        f"{_share(cut['tokens'], counts['tokens'])} of all their tokens{queries}"
+        f"prepare.max_length ({max_length} tokens) and are cut{queries}; "
+        f"{_share(cut['tokens'], counts['tokens'])} of all tokens are lost"
     )
 
 

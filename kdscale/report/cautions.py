@@ -33,14 +33,14 @@ def _leaks(evidence: Evidence) -> list[str]:
     if not leaks:
         return []
     said = describe_leaks(leaks)
-    return [f"{said[0].upper()}{said[1:]}; what is measured there says too much"]
+    return [f"{said[0].upper()}{said[1:]}; figures there look better than they are"]
 
 
 def _unjudged(evidence: Evidence) -> list[str]:
     equal = evidence.inputs["dataset"].facts.get("candidates_equal", {})
     return [
-        f"{equal[split]['unjudged']} candidates of {split} have the text of a relevant passage and "
-        "no judgment of their own: they count as not relevant"
+        f"Candidates of {split} with the text of a relevant passage, but without a judgment: "
+        f"{equal[split]['unjudged']}. They count as not relevant"
         for split in evidence.config.evaluate.splits
         if equal.get(split, {}).get("unjudged")
     ]

@@ -34,7 +34,7 @@ STRATEGY_WORDS = {
     "lm_distill_ranker_distill": "distilled language model, teacher scores",
 }
 SYSTEM_WORDS = {
-    "bm25": "the candidates in the first stage's order",
+    "bm25": "the first stage's order",
     "ensemble": "the mean of the teachers' scores, each on one scale",
 }
 

@@ -33,7 +33,7 @@ from kdscale.runtime import ray_session
 from kdscale.stages import first_stage
 from kdscale.stages.context import StageContext
 
-KEPT_LEAKS = "what is measured there says too much: prepare.leakage: drop leaves them out of train"
+KEPT_LEAKS = "figures there look better than they are; prepare.leakage: drop leaves them out"
 
 
 def run(ctx: StageContext) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
         counts = ", ".join(f"{count} of {name}" for name, count in unjudged.items() if count)
         ctx.reporter.warn(
             f"candidates with the text of a relevant passage, but without a judgment: {counts}; "
-            "measures count them as not relevant"
+            "they count as not relevant"
         )
     train = stats["queries"].get(TRAIN, {})
     if train.get("leaked"):

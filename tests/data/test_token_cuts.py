@@ -58,8 +58,8 @@ def test_what_pairs_lose_by_the_limit_in_tokens(dataset, encoder, monkeypatch, r
         },
     }  # fmt: skip
     assert describe("train", found["train"], 13) == (
-        "75 % of the training pairs are longer than prepare.max_length (13 tokens) and lose 56 % "
-        "of all their tokens; 1 of 2 queries lose some"
+        "75 % of the training pairs are longer than prepare.max_length (13 tokens) and are cut, "
+        "1 of 2 queries too; 56 % of all tokens are lost"
     )
     assert "33 % of the pairs of test" in describe("test", found["test"], 13)
     assert are_many(found["train"]) and are_many(found["test"])
