@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from kdscale.config import BeirSource, Prepare
 from kdscale.data.bm25 import Bm25
-from kdscale.data.calls import InProcess
+from kdscale.data.parallel import InProcess
 from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
 from kdscale.data.schema import PASSAGES

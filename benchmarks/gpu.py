@@ -41,18 +41,17 @@ from torch import nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from kdscale.config import Train
-from kdscale.data.batches import BatchOrder
-from kdscale.data.groups import GroupSource
 from kdscale.data.schema import PAIRS, SCORES
-from kdscale.evaluation.flops import forward_flops
+from kdscale.evaluation.latency import forward_flops
 from kdscale.evaluation.measures import parse_measures, per_query
 from kdscale.models.encode import PairEncoder
-from kdscale.models.first_token import first_token_only
-from kdscale.models.packed import PackedPairs, PackedRanker
+from kdscale.models.packed import PackedPairs, PackedRanker, first_token_only
 from kdscale.models.ranker import Scorer, build_ranker, save_ranker
 from kdscale.progress import Reporter
 from kdscale.store import LocalWorkspace
+from kdscale.training.batches import BatchOrder
 from kdscale.training.engines import TorchEngine
+from kdscale.training.groups import GroupSource
 from kdscale.training.loop import Hooks, train_loop
 from kdscale.training.modules import RankerTraining
 

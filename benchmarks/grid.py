@@ -24,25 +24,31 @@ import pyarrow as pa
 import torch
 from rich.console import Console
 
+from kdscale.cluster.machine import cpus
 from kdscale.config import STRATEGIES, Config, Shape, Train
-from kdscale.configload import load_config
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.collection import Collection
-from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
-from kdscale.evaluation.latency import hardware, measure_latency, speedup
+from kdscale.evaluation.collection import Collection, count_pairs, score_queries, scoring_device
+from kdscale.evaluation.latency import (
+    count_parameters,
+    forward_flops,
+    hardware,
+    measure_latency,
+    speedup,
+    weight_bytes,
+)
 from kdscale.evaluation.measures import parse_measures
-from kdscale.evaluation.ranking import count_pairs, score_queries, scoring_device
 from kdscale.evaluation.trials import trial_rows
-from kdscale.machine import cpus
+from kdscale.experiment.context import DATASET, SCORES, TEACHER, TOKENS, StepId
+from kdscale.experiment.load import load_config
+from kdscale.experiment.run import run_steps
 from kdscale.models.ranker import Scorer, load_ranker
-from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, open_store
 
 MEASURES = ("nDCG@10", "RR@10", "AP")
 HERE = Path(__file__).parent
-WITH_LM = tuple(name for name in STRATEGIES if name.startswith("lm_"))
+WITH_LM = tuple(name for name, strategy in STRATEGIES.items() if strategy.from_lm)
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,9 @@ class Grid:
         self.store = open_store(base.storage.uri)
         self._memory = Path(base.storage.uri) / ".measured"
         self._memory.mkdir(parents=True, exist_ok=True)
-        self.shared = self._make(base, ["dataset", "tokens", "teacher", "scores"])
-        self.dataset = Dataset(self.shared["dataset"].path)
-        self.tokens = Tokens(self.shared["tokens"].path)
+        self.shared = self._make(base, [DATASET, TOKENS, TEACHER, SCORES])
+        self.dataset = Dataset(self.shared[DATASET].path)
+        self.tokens = Tokens(self.shared[TOKENS].path)
         self.collection = self._collection()
         self.train_queries = self.dataset.queries("train").num_rows
 
@@ -85,8 +91,8 @@ class Grid:
             return Collection(self.dataset, self.tokens, self.split, self.base.evaluate.depth)
         # Nothing is trained on it: one training query will do.
         prepare = replace(self.base.prepare, max_queries={"train": 1})
-        made = self._make(replace(self.base, prepare=prepare), ["tokens"])
-        dataset, tokens = Dataset(made["dataset"].path), Tokens(made["tokens"].path)
+        made = self._make(replace(self.base, prepare=prepare), [TOKENS])
+        dataset, tokens = Dataset(made[DATASET].path), Tokens(made[TOKENS].path)
         return Collection(dataset, tokens, self.split, self.base.evaluate.depth)
 
     def train(self, cell: Cell) -> Artifact:
@@ -112,19 +118,19 @@ class Grid:
         self.reporter.warn("left out: the time is up")
         return False
 
-    def has(self, cell: Cell, step: str) -> bool:
+    def has(self, cell: Cell, step: StepId) -> bool:
         """Whether a step of the cell is there already."""
         steps = run_steps(self._config(cell), self.store, [step], self.reporter, dry_run=True)
         return steps[-1].artifact is not None
 
     def language_model(self, cell: Cell) -> Artifact:
         """What the cell's student starts from, for a strategy that distils it."""
-        step = f"lm:{cell.shape.name}"
+        step = StepId("lm", shape=cell.shape.name)
         return self._make(self._config(cell), [step])[step]
 
     def scores(self, cell: Cell) -> Artifact:
         """Those of the cell's teacher, of its own dataset where its config changes that."""
-        return self._make(self._config(cell), ["scores"])["scores"]
+        return self._make(self._config(cell), [SCORES])[SCORES]
 
     def _config(self, cell: Cell) -> Config:
         train = cell.config.ranker.train
@@ -177,7 +183,7 @@ class Grid:
     def latency(self, students: dict[str, Artifact], queries: int, threads: int) -> dict[str, dict]:
         """Per name (and "teacher"): parameters, FLOPs a pair, median milliseconds a query of the
         collection's depth, and how many times faster than the teacher."""
-        artifacts = {"teacher": self.shared["teacher"], **students}
+        artifacts = {"teacher": self.shared[TEACHER], **students}
         models = {name: load_ranker(a.path) for name, a in artifacts.items()}
         encoder = self.tokens.encoder()
         requests = self.collection.requests(queries)
@@ -199,9 +205,9 @@ class Grid:
             for name, model in models.items()
         }
 
-    def _make(self, config: Config, wanted: list[str]) -> dict[str, Artifact]:
+    def _make(self, config: Config, wanted: list[StepId]) -> dict[StepId, Artifact]:
         outcomes = run_steps(config, self.store, wanted, self.reporter)
-        return {o.step.name: o.artifact for o in outcomes}
+        return {o.step.id: o.artifact for o in outcomes}
 
 
 def least_steps(train_queries: int, train: Train) -> int:
@@ -210,8 +216,8 @@ def least_steps(train_queries: int, train: Train) -> int:
     return round(0.3 * min(train_queries, 8_000) / train.batch_size)
 
 
-def _student(cell: Cell) -> str:
-    return f"student:{cell.strategy}:{cell.shape.name}"
+def _student(cell: Cell) -> StepId:
+    return StepId("student", STRATEGIES[cell.strategy], cell.shape.name)
 
 
 Work = Callable[[Grid], Any]  # picklable: a method of Grid or a function, or a partial of one

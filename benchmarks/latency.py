@@ -31,9 +31,9 @@ from kdscale.data.readers import open_reader
 from kdscale.data.readers.base import Reject
 from kdscale.evaluation.latency import Request, Timings, cpu_threads, measure_latency, speedup
 from kdscale.models.encode import PairEncoder
-from kdscale.models.first_token import first_token_only
 from kdscale.models.int8 import write_int8
 from kdscale.models.onnx_ranker import MODEL_FILE, OnnxModel, write_onnx
+from kdscale.models.packed import first_token_only
 from kdscale.models.pretrained import load_encoder, resolve_model
 from kdscale.models.ranker import build_ranker, load_ranker
 from kdscale.models.students import build_student

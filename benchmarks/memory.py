@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import circumstances, finish
 
-from kdscale.machine import cpus
+from kdscale.cluster.machine import cpus
 
 ROOT = Path(__file__).parent.parent
 VOCABULARY = 20_000

@@ -24,23 +24,24 @@ from grid import exit_with
 from rich.console import Console
 from rich.table import Table
 
+from kdscale.cluster.machine import cpus
 from kdscale.config import Config
-from kdscale.configload import load_config
 from kdscale.data.readers import open_reader
 from kdscale.evaluation.latency import hardware
-from kdscale.machine import cpus
-from kdscale.pipeline import run_steps
+from kdscale.experiment.context import DATASET, TOKENS, StepId
+from kdscale.experiment.load import load_config
+from kdscale.experiment.run import run_steps
+from kdscale.experiment.steps import build_steps
 from kdscale.planning.calibrate import calibrate
 from kdscale.planning.counts import counts_of
 from kdscale.planning.model import CostModel, Machines, Stage
 from kdscale.planning.rates import Rates
 from kdscale.progress import Reporter
-from kdscale.steps import build_steps
 from kdscale.store import Artifact, open_store
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 TARGET = 0.25
-DATA = ["dataset", "tokens"]
+DATA = [DATASET, TOKENS]
 SMOKE = [
     "prepare.max_queries={train: 400, dev: 50, test: 50}",
     "lm.train.max_steps=10",
@@ -89,14 +90,14 @@ def measure(config: Config, rates: Rates, reporter: Reporter) -> list[dict]:
     store = open_store(config.storage.uri)
     predicted = predict(config, rates, {})
     seconds: dict[str, float] = {}
-    artifacts: dict[str, Artifact] = {}
-    names = list(build_steps(config))
-    for wanted in (DATA, [name for name in names if name not in DATA]):
+    artifacts: dict[StepId, Artifact] = {}
+    ids = list(build_steps(config))
+    for wanted in (DATA, [id_ for id_ in ids if id_ not in DATA]):
         if wanted is not DATA:
             later = predict(config, rates, artifacts)
-            predicted |= {name: later[name] for name in wanted}
+            predicted |= {str(id_): later[str(id_)] for id_ in wanted}
         for outcome in run_steps(config, store, wanted, reporter):
-            artifacts[outcome.step.name] = outcome.artifact
+            artifacts[outcome.step.id] = outcome.artifact
             if outcome.status == "done":
                 seconds[outcome.step.name] = outcome.seconds
     return [
@@ -106,14 +107,14 @@ def measure(config: Config, rates: Rates, reporter: Reporter) -> list[dict]:
             "measured_s": seconds[name],
             "ratio": predicted[name].total / seconds[name],
             "predicted_bytes": predicted[name].bytes,
-            "measured_bytes": artifacts[name].bytes,
+            "measured_bytes": artifacts[id_].bytes,
             "parts": predicted[name].seconds,
         }
-        for name in names
+        for id_, name in ((id_, str(id_)) for id_ in ids)
     ]
 
 
-def predict(config: Config, rates: Rates, found: dict[str, Artifact]) -> dict[str, Stage]:
+def predict(config: Config, rates: Rates, found: dict[StepId, Artifact]) -> dict[str, Stage]:
     counts = counts_of(config, found, None, None)
     cores = cpus()
     machines = Machines(rates, 1, replace(rates, ray_start=0.0), cores)

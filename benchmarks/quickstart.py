@@ -25,8 +25,8 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
+from kdscale.cluster.machine import cpus
 from kdscale.evaluation.significance import compare, holm
-from kdscale.machine import cpus
 
 STUDENT = "2l-192"
 CLAIMS = [

@@ -47,15 +47,15 @@ from rich.table import Table
 from training_peers import Groups, sentence_transformers, texts_of
 
 from kdscale.config import Config, Shape
-from kdscale.data.batches import BatchOrder
-from kdscale.data.groups import GroupSource, align_scores
-from kdscale.data.schema import SCORES
+from kdscale.data.schema import SCORES as SCORES_SCHEMA
 from kdscale.data.shards import read_shards
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.ranking import scoring_device
-from kdscale.evaluation.trial_groups import Group, against, group_trials, students
-from kdscale.evaluation.trials import write_trials
+from kdscale.evaluation.collection import scoring_device
+from kdscale.evaluation.trials import Group, against, group_trials, students, write_trials
+from kdscale.experiment.context import SCORES, TEACHER, StepId
 from kdscale.progress import Reporter
+from kdscale.training.batches import BatchOrder
+from kdscale.training.groups import GroupSource, align_scores
 from kdscale.training.loop import total_steps
 
 PRIMARY = MEASURES[0]
@@ -137,7 +137,7 @@ def main() -> int:
     grid = Grid(config([]), args.split, reporter, args.all_queries)
     tables = [
         rows_of(None, name, artifact, grid.measure(name, artifact))
-        for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"]))
+        for name, artifact in (("bm25", None), ("teacher", grid.shared[TEACHER]))
     ]
     settings = VARIANTS | {name: longer(grid.base, *by) for name, by in LONGER.items()}
     cells, peers = [], []
@@ -159,7 +159,7 @@ def main() -> int:
     for cell, lr, bf16 in peers:
         name = f"{PEER}, lr {lr:g}"
         reporter.info(f"{cell.title}, lr {lr:g}")
-        is_there = grid.has(cell, f"lm:{cell.shape.name}") and grid.remembers(
+        is_there = grid.has(cell, StepId("lm", shape=cell.shape.name)) and grid.remembers(
             peer_key(grid, cell, lr, bf16)
         )
         if not grid.in_time(until, is_there):
@@ -227,7 +227,7 @@ def train_peer(grid: Grid, cell: Cell, lr: float, bf16: bool) -> dict[str, np.nd
     Returns measure -> [queries], and "seconds" and "pairs_seen" of the training.
     """
     ranker = cell.config.ranker
-    pairs, scores = grid.dataset.pairs(), read_shards(grid.shared["scores"].path, SCORES)
+    pairs, scores = grid.dataset.pairs(), read_shards(grid.shared[SCORES].path, SCORES_SCHEMA)
     source = GroupSource(
         grid.dataset, grid.tokens, scores, ranker.group_size,
         round(cell.budget * grid.train_queries), cell.seed,

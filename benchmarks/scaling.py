@@ -32,27 +32,32 @@ from rich.console import Console
 from rich.table import Table
 from sidebyside import circumstances, finish
 
+from kdscale.cluster.machine import cpus
+from kdscale.cluster.placement import Plan
+from kdscale.cluster.session import ray_session
 from kdscale.config import Cluster
-from kdscale.configload import load_config
 from kdscale.data.dataset import Dataset, Tokens
-from kdscale.data.score_blocks import (
+from kdscale.errors import KdscaleError
+from kdscale.experiment.context import DATASET, TOKENS
+from kdscale.experiment.load import load_config
+from kdscale.experiment.run import run_steps
+from kdscale.experiment.settings import ScoreSettings
+from kdscale.models.pretrained import load_encoder, resolve_model
+from kdscale.models.ranker import BATCH_TOKENS, build_ranker, save_ranker
+from kdscale.progress import Reporter
+from kdscale.stages.score import (
     BLOCK_FILE,
+    FORWARDS_PER_BLOCK,
     block_name,
     collect_scores,
+    map_blocks,
     pair_lengths,
     plan_blocks,
     publish_block,
     read_blocks,
+    score_here,
+    score_on_ray,
 )
-from kdscale.errors import KdscaleError
-from kdscale.machine import cpus
-from kdscale.models.pretrained import load_encoder, resolve_model
-from kdscale.models.ranker import BATCH_TOKENS, build_ranker, save_ranker
-from kdscale.pipeline import run_steps
-from kdscale.placement import Plan
-from kdscale.progress import Reporter
-from kdscale.runtime import ray_session
-from kdscale.stages.score import FORWARDS_PER_BLOCK, map_blocks, score_here, score_on_ray
 from kdscale.store import LocalWorkspace, Store, Workspace, open_store
 from kdscale.store.artifact import build_manifest, list_files
 
@@ -125,7 +130,7 @@ def make_work(
         [f"source.path={beir.resolve()}", f"storage.uri={folder / 'store'}", *settings],
     )
     store = open_store(config.storage.uri)
-    outcomes = run_steps(config, store, ["dataset", "tokens"], reporter)
+    outcomes = run_steps(config, store, [DATASET, TOKENS], reporter)
     dataset, tokens = (Dataset(outcomes[0].artifact.path), Tokens(outcomes[1].artifact.path))
     ranker = build_ranker(load_encoder(resolve_model("minilm", None), None), 0.0, 0)
     teacher = commit_ranker(store, ranker, tokens)
@@ -134,7 +139,7 @@ def make_work(
     blocks = list(plan_blocks(table, pair_lengths(table, tokens), tokens_a_block))
     return blocks, {
         "teacher": teacher, "tokens": outcomes[1].artifact.ref(),
-        "batch_tokens": BATCH_TOKENS["cpu"], "precision": "fp32", "device": "cpu",
+        "settings": ScoreSettings("fp32", BATCH_TOKENS["cpu"], shards=1), "device": "cpu",
         "pids": pc.unique(table["pid"]),
     }  # fmt: skip
 

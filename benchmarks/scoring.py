@@ -38,11 +38,10 @@ from rich.table import Table
 from sidebyside import alternate, circumstances, finish, matrix_peak, rates
 
 from kdscale.doctor.machine import cpu_multiplies_bf16
-from kdscale.evaluation.flops import forward_flops
-from kdscale.evaluation.latency import cpu_threads
+from kdscale.evaluation.latency import cpu_threads, forward_flops
 from kdscale.models.encode import PairEncoder
-from kdscale.models.first_token import first_token_only
 from kdscale.models.onnx_ranker import MODEL_FILE, OnnxScorer, write_onnx
+from kdscale.models.packed import first_token_only
 from kdscale.models.pretrained import load_encoder, resolve_model
 from kdscale.models.ranker import (
     BATCH_TOKENS,

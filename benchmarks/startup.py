@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from sidebyside import alternate, circumstances, finish
 
-from kdscale.machine import cpus
+from kdscale.cluster.machine import cpus
 from kdscale.progress import Reporter
 
 ROOT = Path(__file__).parent.parent
 WORDS = [f"word{i}" for i in range(60)]
 IMPORTS = {
     "import kdscale.cli": "import kdscale.cli",
-    "import kdscale.pipeline": "import kdscale.pipeline",
+    "import kdscale.experiment.run": "import kdscale.experiment.run",
     "import torch": "import torch",
     "import transformers (a BERT)": "from transformers import BertModel",
     "import ray.train, ray.data": "import ray.train, ray.data",

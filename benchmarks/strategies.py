@@ -40,14 +40,15 @@ from rich.console import Console
 from rich.table import Table
 
 from kdscale.config import STRATEGIES
-from kdscale.evaluation.trial_groups import (
+from kdscale.evaluation.trials import (
     Group,
     against,
     claims_of_paper,
     group_trials,
     students,
+    write_trials,
 )
-from kdscale.evaluation.trials import write_trials
+from kdscale.experiment.context import TEACHER
 from kdscale.progress import Reporter
 from kdscale.store import Artifact
 
@@ -91,7 +92,7 @@ def main() -> int:
         for strategy in STRATEGIES
     ]
     found: list[tuple[Cell | None, str, Artifact | None, Values]] = []
-    for name, artifact in (("bm25", None), ("teacher", grid.shared["teacher"])):
+    for name, artifact in (("bm25", None), ("teacher", grid.shared[TEACHER])):
         found.append((None, name, artifact, grid.measure(name, artifact)))
     ahead(grid, cells, args.processes, until)
     shaped = {}

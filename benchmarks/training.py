@@ -39,21 +39,22 @@ from sidebyside import alternate, circumstances, finish, rates, ratio, read_shap
 from training_ours import SEED, run_ours, shares_of_workers, time_ours
 
 from kdscale.config import Config, Train
-from kdscale.configload import load_config
-from kdscale.data.batches import BatchOrder
-from kdscale.data.blocks import BlockSource
 from kdscale.data.dataset import Dataset, Tokens
-from kdscale.data.groups import GroupSource
 from kdscale.data.schema import SCORES
 from kdscale.doctor.machine import cpu_multiplies_bf16
 from kdscale.evaluation.latency import cpu_threads
+from kdscale.experiment.context import DATASET, TOKENS
+from kdscale.experiment.load import load_config
+from kdscale.experiment.run import run_steps
 from kdscale.models.pretrained import load_encoder
 from kdscale.models.ranker import build_ranker, save_ranker
 from kdscale.models.students import build_student, map_layers
-from kdscale.pipeline import run_steps
 from kdscale.progress import Reporter
 from kdscale.store import open_store
-from kdscale.training.insides import Insides
+from kdscale.training.batches import BatchOrder
+from kdscale.training.blocks import BlockSource
+from kdscale.training.groups import GroupSource
+from kdscale.training.intermediate import IntermediateLosses
 from kdscale.training.modules import LmTraining, RankerTraining
 
 HERE = Path(__file__).parent
@@ -91,9 +92,9 @@ def main() -> int:
             *args.set,
         ],
     )
-    made = run_steps(config, open_store(config.storage.uri), ["dataset", "tokens"], reporter)
-    places = {outcome.step.name: outcome.artifact.path for outcome in made}
-    dataset, tokens = Dataset(places["dataset"]), Tokens(places["tokens"])
+    made = run_steps(config, open_store(config.storage.uri), [DATASET, TOKENS], reporter)
+    places = {outcome.step.id: outcome.artifact.path for outcome in made}
+    dataset, tokens = Dataset(places[DATASET]), Tokens(places[TOKENS])
     with cpu_threads(args.threads), tempfile.TemporaryDirectory() as scratch:
         ranker = ranker_stage(config, args, dataset, tokens, Path(scratch), reporter)
         lm = lm_stage(config, args, tokens, reporter)
@@ -167,8 +168,10 @@ def lm_stage(
     student = build_student(shape, teacher, "random", SEED)
 
     def module() -> LmTraining:
-        insides = Insides(shape.hidden, teacher, layer_map, weights, config.lm.relation_heads, SEED)
-        return LmTraining(copy.deepcopy(student), insides)
+        intermediate = IntermediateLosses(
+            shape.hidden, teacher, layer_map, weights, config.lm.relation_heads, SEED
+        )
+        return LmTraining(copy.deepcopy(student), intermediate)
 
     order = BatchOrder(source.lengths, train.batch_size, SEED)
     # The rows that our loop reads, one batch after the other.

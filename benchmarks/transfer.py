@@ -24,9 +24,8 @@ import time
 from datetime import date
 from pathlib import Path
 
-from kdscale.machine import cpus
-from kdscale.store.artifact import build_manifest, list_files
-from kdscale.store.filelist import MANIFEST
+from kdscale.cluster.machine import cpus
+from kdscale.store.artifact import MANIFEST, build_manifest, list_files
 
 ROOT = Path(__file__).parent.parent
 LARGE, SMALL = [220_000_000, 90_000_000], [200_000] * 200

@@ -1,7 +1,8 @@
-"""The bounds of a number, which stand in its type: `workers: Count = 1`.
+"""What is said of a setting in its type: the bounds of a number, as in `workers: Count = 1`, and
+NO_RESULT, that no result depends on it.
 
-`kdscale.configload` checks them where a config or a sweep file is loaded, the commands those of
-their options.
+`kdscale.experiment.load` checks them where a config or a sweep file is loaded, the commands those
+of their options.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 from kdscale.errors import KdscaleError
 
+NO_RESULT = "no result"  # marks a field that changes no result: it is in no cache key
 LARGEST = 2**31 - 1  # what the columns of a table hold
 
 
@@ -51,8 +53,11 @@ ProperShare = Annotated[float, Bound(above=0, below=1)]
 
 def check_number(hint: Any, value: float | None, where: str) -> None:
     """hint: a type such as Count. Raises KdscaleError naming `where`; None is no number."""
-    for bound in hint.__metadata__ if value is not None else ():
-        bound.check(value, where)
+    if value is None:
+        return
+    for bound in hint.__metadata__:
+        if isinstance(bound, Bound):
+            bound.check(value, where)
 
 
 def check_options(args: Any, **hints: Any) -> None:

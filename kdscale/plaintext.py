@@ -18,7 +18,7 @@ def plain_where_needed(stream: Any) -> None:
     Of the bytes of a file's name that are no text (surrogateescape, the way of the C locale) each
     is written as it is where the stream did so, and else as "?".
     """
-    name = BY_ERRORS.get(getattr(stream, "errors", None))
+    name = BY_ERRORS.get(getattr(stream, "errors", ""))
     if name and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors=name)
 

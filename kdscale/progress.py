@@ -14,6 +14,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -37,7 +38,7 @@ class Task:
         self.note = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
-        self._id = None
+        self._id = TaskID(0)  # of the bar, where there is one
         if reporter.console.is_terminal:
             amount = (
                 [DownloadColumn(), TransferSpeedColumn()] if in_bytes else [MofNCompleteColumn()]

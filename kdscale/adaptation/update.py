@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from kdscale.adaptation.origin import Origin
 from kdscale.bounds import Bound, ProperShare, check_options
 from kdscale.config import Config, Watch
 from kdscale.data.queries import DEV, TRAIN
 from kdscale.errors import KdscaleError
-from kdscale.matters import token_config, training, without
-from kdscale.pipeline import make_steps
+from kdscale.experiment.context import (
+    DATASET,
+    KNOWN,
+    OLD,
+    SCORES,
+    STUDENT,
+    TEACHER,
+    TOKENS,
+)
+from kdscale.experiment.lineage import Origin
+from kdscale.experiment.run import make_steps
+from kdscale.experiment.settings import (
+    Acceptance,
+    InputFile,
+    RankerSettings,
+    UpdateDatasetSettings,
+    UpdateStudentSettings,
+)
+from kdscale.experiment.steps import Step, score_settings, token_settings
 from kdscale.progress import Reporter
-from kdscale.steps import Step, stage_of
 from kdscale.store import Artifact, Store
-from kdscale.store.artifact import sha256_file
 
 ReplayShare = Annotated[float, Bound(least=0, below=1)]
 LR_SHARE = 0.3  # of the student's learning rate: it is near where it should be
@@ -48,60 +61,44 @@ class Update:
 def update_student(
     config: Config, store: Store, origin: Origin, update: Update, reporter: Reporter
 ) -> Artifact:
-    """The updated student, committed to the store.
+    """The updated student, committed to the store. Lengths, losses and what they compare are the
+    student's own, whatever the config has by now.
 
     Raises KeptError where it is not to be taken, and KdscaleError.
     """
     update.check()
-    config = _like_the_students(config, origin)
-    given = {"old": origin.dataset, "student": origin.student}
-    data = [_dataset_step(config, origin, update), _tokens_step(config)]
-    made = {o.step.name: o.artifact for o in make_steps(data, config, store, given, reporter)}
-    if made["tokens"].facts["tokenizer"] != origin.tokens.facts["tokenizer"]:
+    trained = origin.settings(config.ranker.train)
+    given = {OLD: origin.dataset, STUDENT: origin.student}
+    data = [_dataset_step(config, trained, update), _tokens_step(config, origin)]
+    outcomes = make_steps(data, config.cluster, store, given, reporter)
+    dataset, tokens = (outcome.artifact for outcome in outcomes)
+    assert dataset is not None and tokens is not None
+    if tokens.facts["tokenizer"] != origin.tokens.facts["tokenizer"]:
         raise KdscaleError(
             f"teacher.model {config.teacher.model!r} has another tokenizer than "
             f"{origin.student.name} was trained with; give the config that made the student"
         )
-    given |= made
+    given |= {DATASET: dataset, TOKENS: tokens}
     rest = []
-    if origin.scores is not None:
-        given |= {"teacher": origin.teacher, "known": origin.scores}
+    if origin.scores is not None and origin.teacher is not None:
+        given |= {TEACHER: origin.teacher, KNOWN: origin.scores}
         rest.append(_scores_step(config))
-    config = _with_training(config, made["dataset"])
-    rest.append(_student_step(config, origin))
-    return make_steps(rest, config, store, given, reporter)[-1].artifact
+    settings = _gentle(config, trained, dataset)
+    rest.append(_student_step(config, settings, origin.scores is not None))
+    updated = make_steps(rest, config.cluster, store, given, reporter)[-1].artifact
+    assert updated is not None
+    return updated
 
 
-def _like_the_students(config: Config, origin: Origin) -> Config:
-    """Lengths and losses are the student's own, whatever the config has by now."""
-    ranker = origin.settings["ranker"]
-    length = origin.tokens.facts["max_length"]
-    # No language model learns from these tokens: one block of text is enough.
-    block = config.prepare.block_length
-    return dataclasses.replace(
-        config,
-        prepare=dataclasses.replace(
-            config.prepare, max_length=length, max_block_tokens=block, extra_text=[]
-        ),
-        ranker=dataclasses.replace(
-            config.ranker,
-            group_size=ranker["group_size"],
-            temperature=ranker.get("temperature", config.ranker.temperature),
-            max_queries=None,
-        ),
-        ensemble=[],
-    )
-
-
-def _with_training(config: Config, dataset: Artifact) -> Config:
-    """A gentle training that is watched on the new dev queries and keeps its best weights."""
+def _gentle(config: Config, trained: RankerSettings, dataset: Artifact) -> RankerSettings:
+    """A training on a low learning rate that is validated on the new dev queries and keeps its best
+    weights."""
     from kdscale.training.loop import total_steps
 
     queries = {split: c["kept"] for split, c in dataset.facts["queries"].items()}
-    train = config.ranker.train
-    train = dataclasses.replace(train, lr=LR_SHARE * train.lr)
+    train = replace(trained.train, lr=LR_SHARE * trained.train.lr)
     steps = total_steps(train, max(1, queries[TRAIN] // train.batch_size))
-    watch = Watch(
+    validate = Watch(
         every=max(1, steps // LOOKS),
         queries=queries[DEV],
         train_queries=queries[DEV],
@@ -110,98 +107,81 @@ def _with_training(config: Config, dataset: Artifact) -> Config:
         patience=PATIENCE,
         keep_best=True,
     )
-    ranker = dataclasses.replace(config.ranker, train=train, watch=watch)
-    return dataclasses.replace(config, ranker=ranker)
+    return replace(trained, max_queries=None, train=train, seed=config.seed, validate=validate)
 
 
-def _dataset_step(config: Config, origin: Origin, update: Update) -> Step:
-    params = {
-        "queries": update.queries,
-        "qrels": update.qrels,
-        "candidates": update.candidates,
-        "replay": update.replay,
-        "holdout": update.holdout,
-        "max_queries": origin.settings["ranker"].get("max_queries"),
-        "seed": origin.settings["seed"],
-    }
-    files = ("queries", "qrels", "candidates")
-    prepare = config.prepare
-
-    def matters() -> dict[str, Any]:
-        return {
-            **without(params, *files),
-            "input": {name: params[name] and sha256_file(params[name]) for name in files},
-            "prepare": {
-                "depth": prepare.depth.get(TRAIN, prepare.default_depth),
-                "query_as_passage": prepare.query_as_passage,
-                "bm25": [prepare.bm25_k1, prepare.bm25_b],
-                "negatives": [prepare.negatives, prepare.easy_negatives, prepare.skip_top],
-                "positives": [prepare.max_positives, prepare.min_grade],
-                "max_chars": prepare.max_chars,
-                "shards": prepare.shards,
-            },
-            "evaluate_depth": config.evaluate.depth,
-            "sample_seed": config.seed,
-        }
-
+def _dataset_step(config: Config, trained: RankerSettings, update: Update) -> Step:
+    candidates = update.candidates
+    settings = UpdateDatasetSettings(
+        queries=InputFile(str(update.queries), "--queries"),
+        qrels=InputFile(str(update.qrels), "--qrels"),
+        candidates=None if candidates is None else InputFile(str(candidates), "--candidates"),
+        replay=update.replay,
+        holdout=update.holdout,
+        max_queries=trained.max_queries,
+        trained_seed=trained.seed,
+        prepare=config.prepare.of_dataset,
+        evaluate_depth=config.evaluate.depth,
+        seed=config.seed,
+    )
     return Step(
-        "dataset", "adapt", "datasets", f"{config.name}-update", stage_of("adapt", "run_dataset"),
-        matters, {"dataset": "old"}, params,
-    )  # fmt: skip
+        DATASET,
+        "adapt",
+        "datasets",
+        f"{config.name}-update",
+        "kdscale.adaptation.dataset:run_dataset",
+        settings,
+        {DATASET: OLD},
+    )
 
 
-def _tokens_step(config: Config) -> Step:
+def _tokens_step(config: Config, origin: Origin) -> Step:
+    # No language model learns from these tokens: one block of text is enough.
+    prepare = replace(
+        config.prepare.of_tokens,
+        max_length=origin.tokens.facts["max_length"],
+        max_block_tokens=config.prepare.block_length,
+    )
     return Step(
-        "tokens", "prepare", "tokens", f"{config.name}-update", stage_of("tokens", "run"),
-        lambda: {**token_config(config, config.teacher), "seed": config.seed},
-        {"dataset": "dataset"},
-    )  # fmt: skip
+        TOKENS,
+        "prepare",
+        "tokens",
+        f"{config.name}-update",
+        "kdscale.stages.tokens:run",
+        replace(token_settings(config), prepare=prepare, extra_text=[]),
+        {DATASET: DATASET},
+    )
 
 
 def _scores_step(config: Config) -> Step:
-    inputs = {role: role for role in ("dataset", "tokens", "teacher", "known")}
     return Step(
-        "scores", "score", "scores", f"{config.name}-update", stage_of("score", "run"),
-        lambda: {"precision": config.score.precision}, inputs,
-    )  # fmt: skip
+        SCORES,
+        "score",
+        "scores",
+        f"{config.name}-update",
+        "kdscale.stages.score:run",
+        score_settings(config),
+        {role: role for role in (DATASET, TOKENS, TEACHER, KNOWN)},
+    )
 
 
-def _student_step(config: Config, origin: Origin) -> Step:
-    settings, ranker = origin.settings, config.ranker
-    trained = settings["ranker"]
-    intermediate = trained.get("intermediate", {}).get("losses", {})
-    losses = {**trained["losses"], **intermediate}
-    inputs = {role: role for role in ("student", "dataset", "tokens")}
-    if origin.scores is not None:
-        inputs["scores"] = "scores"
-    if intermediate:
-        inputs["teacher"] = "teacher"
-    name = f"{settings['student']['name']}-{settings['strategy']}"[:LABEL_BYTES]
-
-    def matters() -> dict[str, Any]:
-        return {
-            **{key: settings[key] for key in ("student", "strategy")},
-            "ranker": {
-                **without(trained, "train", "max_queries", "watch"),
-                "train": training(ranker.train),
-                "watch": dataclasses.asdict(ranker.watch),
-            },
-            "accept": {
-                "measure": config.evaluate.primary_of(DEV),
-                "depth": config.evaluate.depth,
-                "margin": config.evaluate.margin,
-                "alpha": config.evaluate.alpha,
-            },
-            "seed": config.seed,
-        }
-
-    params = {
-        "student": settings["student"],
-        "strategy": settings["strategy"],
-        "losses": losses,
-        "seed": config.seed,
-    }
+def _student_step(config: Config, settings: RankerSettings, soft: bool) -> Step:
+    """soft: it learns from scores."""
+    evaluate = config.evaluate
+    accept = Acceptance(evaluate.primary_of(DEV), evaluate.depth, evaluate.margin, evaluate.alpha)
+    roles = [STUDENT, DATASET, TOKENS]
+    if soft:
+        roles.append(SCORES)
+    if settings.intermediate:
+        roles.append(TEACHER)
+    assert settings.strategy is not None and settings.shape is not None
+    name = f"{settings.shape.name}-{settings.strategy.name}"[:LABEL_BYTES]
     return Step(
-        "student", "adapt", "students", f"{name}-update", stage_of("adapt", "run_student"), matters,
-        inputs, params,
-    )  # fmt: skip
+        STUDENT,
+        "adapt",
+        "students",
+        f"{name}-update",
+        "kdscale.adaptation.dataset:run_student",
+        UpdateStudentSettings(settings, accept),
+        {role: role for role in roles},
+    )

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdscale.config import STRATEGIES, Strategy
 from kdscale.errors import KdscaleError, nearest
-from kdscale.evaluation.trial_groups import FULL, Group, group_trials
+from kdscale.evaluation.trials import FULL, Group, group_trials
 
 TEACHER = "teacher"
 PRIMARY = "nDCG@10"  # the measure where neither the user nor the table names one
@@ -56,12 +57,17 @@ class Candidate:
         return float(self.values.mean())
 
     @property
+    def known(self) -> Strategy | None:
+        """None for a strategy of someone else's."""
+        return STRATEGIES.get(self.strategy)
+
+    @property
     def uses_lm(self) -> bool:
-        return self.strategy.startswith("lm_distill")
+        return self.known is not None and self.known.from_lm
 
     @property
     def uses_scores(self) -> bool:
-        return self.strategy.endswith("ranker_distill")
+        return self.known is not None and self.known.soft
 
     @property
     def lm_s(self) -> float | None:
@@ -96,8 +102,9 @@ def measure_of(table: pa.Table, about: Mapping[str, Any], wanted: str | None) ->
             "kdscale sweep"
         )
     if wanted is None:
-        told = about.get("primary")
-        return next((m for m in (told, PRIMARY) if m in known), known[0])
+        summary = about.get("primary")
+        wished = [m for m in (summary, PRIMARY) if isinstance(m, str)]
+        return next((m for m in wished if m in known), known[0])
     if wanted not in known:
         raise KdscaleError(f"--measure {wanted}: not in the table{nearest(wanted, known)}")
     return wanted
@@ -148,9 +155,10 @@ def candidates_of(
 
 def _candidate(group: Group, measure: str, shared: Mapping[str, Shared]) -> Candidate:
     costs = group.costs
+    assert group.strategy is not None  # the others were left out
     return Candidate(
         group.strategy,
-        group.shape,
+        str(group.shape),  # a student has one
         group.variant or "default",
         FULL if group.budget is None else group.budget,
         seeds=group.seeds,
@@ -159,16 +167,20 @@ def _candidate(group: Group, measure: str, shared: Mapping[str, Shared]) -> Cand
         seed_sd=group.spread(measure),
         ms=costs["ms"],
         speedup=costs["speedup"],
-        parameters=costs["parameters"] and round(costs["parameters"]),
-        bytes=costs["bytes"] and round(costs["bytes"]),
+        parameters=_whole(costs["parameters"]),
+        bytes=_whole(costs["bytes"]),
         train_s=costs["train_seconds"],
         shared=next((shared[a] for a in group.artifacts if a in shared), Shared()),
     )
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
 
 
 def measured_candidates(about: Mapping[str, Any]) -> int | None:
     """How many candidates a query of the timings had; None where the table does not say."""
     latency = about.get("latency")
     timed = latency.get("candidates") if isinstance(latency, dict) else None
-    told = (about.get("candidates"), timed, about.get("depth"))
-    return next((n for n in told if isinstance(n, int) and n > 0), None)
+    summary = (about.get("candidates"), timed, about.get("depth"))
+    return next((n for n in summary if isinstance(n, int) and n > 0), None)

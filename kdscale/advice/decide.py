@@ -1,4 +1,5 @@
-"""Which candidates meet the needs, which one to take, and where none does: what stands in the way.
+"""What a user needs of a student, which candidates meet that, which one to take, and where none
+does: what stands in the way.
 
 The needs of cost (latency, training) are looked at first, and quality is then tested of those that
 meet them: they are one family for Holm's correction. That is fair, since costs are known without
@@ -8,6 +9,7 @@ the values of any query.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,9 +25,66 @@ from kdscale.advice.candidates import (
     measured_candidates,
     teacher_row,
 )
-from kdscale.advice.needs import Needs, span
+from kdscale.bounds import Count, Positive, ProperShare, check_options
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.significance import Comparison, compare, holm, noninferiority
+
+HOUR_S = 3600.0
+SECONDS = {"s": 1.0, "min": 60.0, "h": HOUR_S, "d": 24 * HOUR_S, "w": 168 * HOUR_S}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """None: no such need.
+
+    max_drop: below this a loss against the teacher does not matter, in the measure; latency_ms: of
+    one query; update_every_s: from one training of the student to the next; train_hours: that one
+    training may take; candidates: of a query, where another count than the table's is meant.
+    """
+
+    max_drop: float = 0.01
+    latency_ms: float | None = None
+    update_every_s: float | None = None
+    train_hours: float | None = None
+    candidates: int | None = None
+    measure: str | None = None
+
+    def __post_init__(self) -> None:
+        check_options(
+            self, max_drop=ProperShare, latency_ms=Positive, train_hours=Positive, candidates=Count
+        )
+        limit = self.train_hours and self.train_hours * HOUR_S
+        if limit and self.update_every_s and limit > self.update_every_s:
+            raise KdscaleError(
+                f"--train-hours {self.train_hours:g} is longer than --update-every "
+                f"({span(self.update_every_s)}): a training would not end before the next begins; "
+                "lower the one or raise the other"
+            )
+
+    @property
+    def train_limit_s(self) -> float | None:
+        """Seconds of one training: at most until the next update."""
+        return self.train_hours * HOUR_S if self.train_hours else self.update_every_s
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Seconds of "90s", "30min", "12h", "7d" or "2w". Raises KdscaleError naming the option."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise KdscaleError(
+            f"{option} {text!r}: give a number and one of {', '.join(SECONDS)}, such as 12h or 7d"
+        )
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def span(seconds: float) -> str:
+    """A duration in the unit that suits it, two digits or more."""
+    for unit, length in (("d", SECONDS["d"]), ("h", HOUR_S), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
 
 ALPHA = 0.05
 LATENCY, TRAINING, DROP = "latency", "training", "drop"
@@ -68,6 +127,13 @@ class Advice:
     nearest: Judged | None
     without: Mapping[str, Judged] = field(default_factory=dict)
 
+    @property
+    def best(self) -> Judged:
+        """The chosen one, or else the nearest."""
+        best = self.chosen or self.nearest
+        assert best is not None  # there is one of the two
+        return best
+
 
 def advise(
     table: pa.Table, about: Mapping[str, Any], needs: Needs, shared: Mapping[str, Shared]
@@ -87,7 +153,7 @@ def advise(
             "--candidates: the table does not say how many candidates its latencies are of; leave "
             "the option out"
         )
-    scale = needs.candidates / measured if needs.candidates else 1.0
+    scale = needs.candidates / measured if needs.candidates and measured else 1.0
     judged = judge(candidates, baseline, needs, scale)
     chosen = pick(judged)
     without: dict[str, Judged] = {}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from kdscale.advice.decide import DROP, LATENCY, TRAINING, Advice, Judged
 from kdscale.config import STRATEGIES, Shape
-from kdscale.evaluation.trial_groups import FULL
+from kdscale.evaluation.trials import FULL
 
 TRIALS = 2
 HEAD = 32  # the width of an attention head of a shape that we make up
@@ -81,9 +81,9 @@ def _for_quality(advice: Advice, affordable: list[Judged]) -> Iterator[Trial]:
         for j in advice.judged
         if LATENCY not in j.misses and j.ms is not None and j.ms > (best.ms or 0.0)
     }
-    for shape in sorted(larger, key=larger.get, reverse=True):
+    for shape in sorted(larger, key=lambda shape: larger[shape], reverse=True):
         yield Trial(c.strategy, shape, c.budget, None, "the largest measured shape that is in time")
-    for strategy in reversed(STRATEGIES):
+    for strategy in reversed(list(STRATEGIES)):
         yield Trial(strategy, c.shape, c.budget, None, "the same shape, another strategy")
     # Shapes that nobody has measured come last: as much larger as the limit allows.
     yield from _reshaped(best, limit / best.ms if limit and best.ms else 2.0, limit)
@@ -100,13 +100,13 @@ def _for_cost(advice: Advice) -> Iterator[Trial]:
     """No student meets the needs of latency and training."""
     needs = advice.needs
     best = max(advice.judged, key=lambda j: (DROP not in j.misses, j.candidate.mean))
-    timed = [j for j in advice.judged if j.ms is not None]
-    if needs.latency_ms and timed and all(LATENCY in j.misses for j in timed):
-        fastest = min(timed, key=lambda j: j.ms)
+    timed = [(j.ms, j) for j in advice.judged if j.ms is not None]
+    if needs.latency_ms and timed and all(LATENCY in j.misses for _, j in timed):
+        fastest_ms, fastest = min(timed, key=lambda t: t[0])
         shaped_as = replace(
             fastest, candidate=replace(best.candidate, shape=fastest.candidate.shape)
         )
-        yield from _reshaped(shaped_as, needs.latency_ms / fastest.ms, needs.latency_ms)
+        yield from _reshaped(shaped_as, needs.latency_ms / fastest_ms, needs.latency_ms)
         return
     in_time = [j for j in advice.judged if LATENCY not in j.misses and TRAINING in j.excess]
     limit = needs.train_limit_s

@@ -43,7 +43,7 @@ def newest_sweep(store: Store) -> tuple[pa.Table, dict[str, Any], str]:
     last."""
     ended = next(iter(store.list(KIND)), None)
     begun = [Record(store, key) for key in store.unfinished(KIND)]
-    at_work = [(r.begun()["created"], r) for r in begun if r.begun() is not None]
+    at_work = [(b["created"], r) for r in begun if (b := r.begun()) is not None]
     records = [r for created, r in sorted(at_work, key=lambda w: w[0], reverse=True)
                if ended is None or created > ended.manifest["created"]]  # fmt: skip
     if ended is not None:
@@ -69,7 +69,7 @@ def _sweep(store: Store, key: str) -> tuple[pa.Table, dict[str, Any], str]:
 
 
 def _from_bucket(uri: str, key: str, where: str) -> tuple[pa.Table, dict[str, Any], str]:
-    from kdscale.store.s3 import Bucket
+    from kdscale.store.s3.client import Bucket
 
     data = Bucket(uri).get(key)
     if data is None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdscale.advice.candidates import Candidate
-from kdscale.advice.decide import OPTIONS, Advice, Judged, queries_needed
+from kdscale.advice.decide import OPTIONS, Advice, Judged, queries_needed, span
 from kdscale.advice.following import next_trials
-from kdscale.advice.needs import span
 from kdscale.evaluation.significance import compare
-from kdscale.evaluation.trial_groups import FULL
+from kdscale.evaluation.trials import FULL
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,23 +38,22 @@ def answer(advice: Advice) -> list[str]:
     """What to take, and how it is known; or why there is nothing to take."""
     if advice.chosen is not None:
         return [f"Take {named(advice.chosen.candidate)}.", *_evidence(advice, advice.chosen)]
+    nearest = advice.best
     lines = [
         "No student of the table meets these needs.",
-        f"Nearest is {named(advice.nearest.candidate)}: "
-        + "; ".join(advice.nearest.misses.values())
-        + ".",
-        *_evidence(advice, advice.nearest),
+        f"Nearest is {named(nearest.candidate)}: " + "; ".join(nearest.misses.values()) + ".",
+        *_evidence(advice, nearest),
     ]
     for need, found in advice.without.items():
-        if found.candidate is advice.nearest.candidate:
+        if found.candidate is nearest.candidate:
             would = "it meets every other need"
         else:
             would = f"{named(found.candidate)} meets every other need"
         lines.append(f"{OPTIONS[need]} binds: {would}.")
     if not advice.without:
         lines.append("No single need binds: every student misses two or more.")
-    room = queries_needed(advice.nearest, _baseline(advice), advice.needs.max_drop)
-    if room and room > advice.queries and list(advice.nearest.misses) == ["drop"]:
+    room = queries_needed(nearest, _baseline(advice), advice.needs.max_drop)
+    if room and room > advice.queries and list(nearest.misses) == ["drop"]:
         lines.append(
             f"If its loss is what these {advice.queries} queries have it to be, about {room:,} "
             "judged queries would show that it is small enough (power 80 %)."
@@ -146,7 +145,7 @@ def reasons(advice: Advice) -> Iterator[str]:
             "each update of a student that learns from scores (counted here: all of them; "
             "kdscale adapt scores the new ones alone)."
         )
-        c = (advice.chosen or advice.nearest).candidate
+        c = advice.best.candidate
         update_s = c.training_s(first=False)
         if update_s is not None:
             yield (
@@ -154,7 +153,7 @@ def reasons(advice: Advice) -> Iterator[str]:
                 f"the machine of the table busy {update_s / needs.update_every_s:.2%} of the time."
             )
             first_s, limit = c.training_s(first=True), needs.train_limit_s
-            if first_s > limit:
+            if first_s is not None and limit is not None and first_s > limit:
                 yield (
                     f"Its first training takes {span(first_s)}, longer than {span(limit)}: the "
                     "language model's distillation is paid once."
@@ -166,7 +165,7 @@ def reasons(advice: Advice) -> Iterator[str]:
         )
     effects = [*_effects(advice, of_lm=True), *_effects(advice, of_lm=False)]
     if effects:
-        shape = (advice.chosen or advice.nearest).candidate.shape
+        shape = advice.best.candidate.shape
         yield (
             "With few training data a distilled language model should count for most, with many "
             f"the teacher's scores add to it. In this table, {shape}:"
@@ -176,16 +175,17 @@ def reasons(advice: Advice) -> Iterator[str]:
 
 def _effects(advice: Advice, of_lm: bool) -> Iterator[str]:
     """What one of the two distillations is worth, where the table has both sides of it."""
-    c = (advice.chosen or advice.nearest).candidate
+    c = advice.best.candidate
     by_setting = {j.candidate.setting: j.candidate for j in advice.judged}
     what = "Distilling the language model" if of_lm else "Teacher scores in place of labels"
     for (strategy, shape, variant, budget), a in sorted(by_setting.items(), key=lambda i: i[0][3]):
         if shape != c.shape or variant != c.variant:
             continue
-        if of_lm and a.uses_lm:
-            other = strategy.removeprefix("lm_distill_")
-        elif not of_lm and a.uses_scores:
-            other = strategy.removesuffix("ranker_distill") + "finetune"
+        known = a.known
+        if known is not None and of_lm and known.from_lm:
+            other = replace(known, from_lm=False).name
+        elif known is not None and not of_lm and known.soft:
+            other = replace(known, soft=False).name
         else:
             continue
         b = by_setting.get((other, shape, variant, budget))

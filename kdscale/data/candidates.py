@@ -27,10 +27,12 @@ def id_places(ids: pa.Array) -> np.ndarray:
 
 
 def candidate_table(
-    qids: pa.Array, pids: pa.Array, counts: Sequence[int], scores: np.ndarray
+    qids: pa.Array, pids: pa.Array, counts: Sequence[int] | np.ndarray, scores: np.ndarray
 ) -> pa.Table:
     """CANDIDATES from columns in order; counts: candidates of each query in turn."""
-    ranks = np.concatenate([np.arange(1, n + 1) for n in counts]) if len(counts) else []
+    ranks: np.ndarray | list[int] = []
+    if len(counts):
+        ranks = np.concatenate([np.arange(1, n + 1) for n in counts])
     columns = [qids, pids, pa.array(ranks, pa.int32()), pa.array(scores, pa.float32())]
     return pa.table(columns, schema=CANDIDATES)
 
@@ -109,13 +111,13 @@ def source_candidates(
         elif row is not None and not (qid == pid and qid in own):
             rows.extend((number, row, numbers.setdefault(pid, len(numbers))))
             values.extend(as_numbers(rank, score))
-    number, query, passage = np.array(rows).reshape(-1, 3).T
+    line_of, query, passage = np.array(rows).reshape(-1, 3).T
     ranks, scores = np.array(values).reshape(-1, 2).T
     first = np.unique(query * len(numbers) + passage, return_index=True)[1]
     pids = list(numbers)
     for i in np.setdiff1d(np.arange(len(query)), first):
         text = f"{wanted[query[i]]} {pids[passage[i]]}"
-        log.reject(kind, int(number[i]), DUPLICATE_PAIR, text)
+        log.reject(kind, int(line_of[i]), DUPLICATE_PAIR, text)
     query, passage, ranks, scores = (c[first] for c in (query, passage, ranks, scores))
     bounds = np.searchsorted(query, np.arange(len(wanted) + 1))
     for row, (start, end) in enumerate(pairwise(bounds)):

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +109,16 @@ class Dataset:
 
 def _texts(table: pa.Table) -> dict[str, str]:
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+class PairTokens(Protocol):
+    """Token ids: of a tokens artifact, or of texts that are cut as they are asked for."""
+
+    def passage_ids(self, pids: Iterable[str], /) -> Mapping[str, np.ndarray]: ...
+
+    def query_ids(self, split: str, qid: str, /) -> np.ndarray: ...
+
+    def encoder(self) -> PairEncoder: ...
 
 
 class Tokens:

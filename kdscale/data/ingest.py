@@ -21,11 +21,10 @@ from kdscale.data.clean import (
     fault_of,
 )
 from kdscale.data.lines import NOT_UTF8, is_utf8, read_lines
+from kdscale.data.parallel import in_blocks, map_tables
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import Judgments
-from kdscale.data.raymap import in_blocks, map_tables
-from kdscale.data.readers.base import ParallelReader
-from kdscale.data.readers.files import check_file
+from kdscale.data.readers.base import ParallelReader, check_file
 from kdscale.data.records import NO_TEXT, text_of_line
 from kdscale.data.schema import PASSAGES
 from kdscale.progress import Task
@@ -143,11 +142,12 @@ def ingest_extra_text(
     """The cleaned text of each line of jsonl[.gz] files, for the language model alone."""
     for path in paths:
         for _, (line, raw) in log.accepted(path, read_lines(check_file(path, EXTRA_TEXT))):
-            text = text_of_line(raw)
-            fault = NO_TEXT if text is None else None
-            if text is not None:
-                text, _ = cut_text(clean_text(text), max_chars)
-                fault = NOT_UTF8 if not is_utf8(text) else EMPTY_TEXT if not text else None
+            given = text_of_line(raw)
+            if given is None:
+                log.reject(path, line, NO_TEXT, raw)
+                continue
+            text, _ = cut_text(clean_text(given), max_chars)
+            fault = NOT_UTF8 if not is_utf8(text) else EMPTY_TEXT if not text else None
             if fault:
                 log.reject(path, line, fault, raw)
             else:

@@ -1,17 +1,23 @@
-"""Lines of text files, plain or packed, one at a time, with their numbers."""
+"""Lines of text files, plain or packed, one at a time, with their numbers; and files that can be
+read or written only once: standard input and output, pipes, devices.
+"""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
+import os
 import re
+import shutil
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from kdscale.data.readers.base import SHOWN_CHARS, Reject
 from kdscale.errors import KdscaleError
@@ -31,7 +37,11 @@ _JSON_ARRAY = re.compile(r"\s*\[\s*(\{|$)")
 
 
 # What a file is shows in its first bytes: names tell less, since downloads lose or keep a suffix.
-_PACKED = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY": bz2.open, rb"\xfd7zXZ\x00": lzma.open}
+_PACKED: dict[bytes, Callable[..., Any]] = {
+    rb"\x1f\x8b": gzip.open,
+    rb"BZh[1-9]1AY": bz2.open,
+    rb"\xfd7zXZ\x00": lzma.open,
+}
 SUFFIXES = (".gz", ".bz2", ".xz")  # that such files usually have
 _INSIDE = "and give a file that was in it"
 _REFUSED = {
@@ -82,8 +92,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str] | Reject]:
                 try:
                     line = raw.decode().rstrip("\r\n")
                 except UnicodeDecodeError:
-                    shown = raw[:SHOWN_CHARS].decode(errors="backslashreplace").rstrip("\r\n")
-                    yield Reject.of(path, number, NOT_UTF8, shown)
+                    start = raw[:SHOWN_CHARS].decode(errors="backslashreplace")
+                    yield Reject.of(path, number, NOT_UTF8, start.rstrip("\r\n"))
                     continue
                 if line and not line.isspace():
                     yield number, line
@@ -153,3 +163,52 @@ def _columns(line: str) -> tuple[str, str] | str:
     if not tab:
         return "not two columns (id TAB text)"
     return (identifier.strip(), text) if identifier.strip() else EMPTY_ID
+
+
+STANDARD = Path("-")
+
+
+@contextmanager
+def readable_again(path: Path) -> Iterator[Path]:
+    """The path of a file that can be read any number of times: a copy, while the context lasts, of
+    a pipe or of standard input (`-`); else `path` itself."""
+    if path != STANDARD and (path.is_file() or path.is_dir() or not path.exists()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / (path.name if path != STANDARD else "standard input")
+        with copy.open("wb") as into:
+            if path == STANDARD:
+                shutil.copyfileobj(sys.stdin.buffer, into)
+            else:
+                with path.open("rb") as pipe:
+                    shutil.copyfileobj(pipe, into)
+        yield copy
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what is to be at `path`: a file beside it, which takes its place at the end,
+    so that no reader sees half of it.
+
+    A pipe or a device (`/dev/null`) is written to as it is: a file in its place would be the end of
+    it. Standard output (`-`) gets the whole at the end. Of a link the file that it names is
+    replaced.
+    """
+    if path in (STANDARD, Path("/dev/stdout")):
+        with tempfile.TemporaryFile() as whole:
+            yield Path(f"/dev/fd/{whole.fileno()}")
+            whole.seek(0)
+            shutil.copyfileobj(whole, sys.stdout.buffer)
+            sys.stdout.flush()
+        return
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

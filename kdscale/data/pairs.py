@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,16 @@ def query_rng(seed: int, qid: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
+class Ids(Protocol):
+    """A list of them, or `kdscale.data.pids.PassageIds`."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, row: int, /) -> str: ...
+
+
 class PairSampler:
     """Pairs of a query, the same whenever seed, query, judgments and candidates are.
 
@@ -30,7 +41,7 @@ class PairSampler:
 
     def __init__(
         self,
-        pids: Sequence[str],
+        pids: Ids,
         seed: int,
         negatives: int,
         skip_top: int = 0,

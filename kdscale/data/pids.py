@@ -13,7 +13,7 @@ CACHE_KB = 32_000
 ASKED = 10_000  # ids in one question: SQLite takes three times as many
 
 
-class PassageIds(Sequence[str]):
+class PassageIds(Collection[str]):
     """Distinct ids in the order in which they were added, in an SQLite file that goes with the
     folder it is in. `in` is a look-up, as in a set.
 

@@ -1,11 +1,15 @@
-"""Which queries belong to a split: division, relevance, and the cap."""
+"""Which queries belong to a split: division, relevance, the cap; and query ids that are one number
+written in two ways, as TREC's own files have them: topics "051" and judgments "51".
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
+from kdscale.data.readers.base import Reject
 from kdscale.errors import KdscaleError
 
 ALL = "all"  # the split name of a source with one undivided query set
@@ -27,7 +31,7 @@ def choose_queries(qids: list[str], limit: int | None, seed: int) -> list[str]:
     return [qid for qid in qids if qid in chosen]
 
 
-def divide_queries(qids: Iterable[str], fractions: dict[str, float]) -> dict[str, list[str]]:
+def divide_queries(qids: Iterable[str], fractions: Mapping[str, float]) -> dict[str, list[str]]:
     """Split -> its queries, by a hash of the qid: a query keeps its split when others come or go.
 
     Fractions that sum to less than one leave the rest of the queries out.
@@ -102,3 +106,55 @@ def usable_queries(
         "without_relevant": len(without_relevant),
         "dropped": len(dropped),
     }
+
+
+_NUMBERED = re.compile(r"(\D*)0*(\d+)")
+
+
+def same_numbers(known: Collection[str], named: Iterable[str]) -> dict[str, str]:
+    """Of the ids that are named and not known: the known id of the same number.
+
+    {} unless it is certain: every id of both sides is a number behind one and the same prefix (of
+    which one side may have none), and no two ids of a side are one number.
+    """
+    known, named = set(known), set(named)
+    if named <= known:
+        return {}
+    theirs, mine = _by_number(known), _by_number(named)
+    if theirs is None or mine is None or (theirs[0] != mine[0] and theirs[0] and mine[0]):
+        return {}
+    found = {name: theirs[1][number] for number, name in mine[1].items() if number in theirs[1]}
+    return {name: other for name, other in found.items() if name != other}
+
+
+def ids_of(items: Iterable[tuple | Reject]) -> set[str]:
+    return {item[0] for item in items if not isinstance(item, Reject)}
+
+
+def renamed(items: Iterable[Any], names: dict[str, str]) -> Iterator[Any]:
+    """The items, which begin with a query's id (or are Rejects), with the other name of those that
+    have one."""
+    for item in items:
+        if isinstance(item, Reject) or item[0] not in names:
+            yield item
+        else:
+            yield (names[item[0]], *item[1:])
+
+
+def describe(names: dict[str, str], of: str, known: str) -> str:
+    """names: as `same_numbers` gives them; of, known: whose ids they are, and whose others."""
+    one, other = min(names.items())
+    return f"{len(names)} query ids of {of} are those of {known} by their number ({one} is {other})"
+
+
+def _by_number(ids: set[str]) -> tuple[str, dict[str, str]] | None:
+    """The prefix of all ids, and number (without zeros before it) -> id; None where they have no
+    such thing in common."""
+    prefixes, numbers = set(), {}
+    for identifier in ids:
+        match = _NUMBERED.fullmatch(identifier)
+        if match is None or match[2] in numbers:
+            return None
+        prefixes.add(match[1])
+        numbers[match[2]] = identifier
+    return (prefixes.pop(), numbers) if len(prefixes) == 1 else None

@@ -43,7 +43,7 @@ def read_json_queries(path: Path) -> Texts:
 def text_of_line(line: str) -> str | None:
     """The text of a JSON line that needs no id; None where it has none."""
     record = _record(line)
-    text = record and record.get(first_name(_given(record), TEXT_NAMES))
+    text = None if record is None else _value(record, first_name(_given(record), TEXT_NAMES))
     return text if isinstance(text, str) else None
 
 
@@ -68,6 +68,10 @@ def _given(record: Mapping[str, Any]) -> list[str]:
     return [name for name, value in record.items() if value is not None]
 
 
+def _value(record: Mapping[str, Any], name: str | None) -> Any:
+    return None if name is None else record[name]
+
+
 def _id_and_text(
     line: str, id_names: Iterable[str], text_names: Iterable[str]
 ) -> tuple[str, str] | str:
@@ -77,7 +81,7 @@ def _id_and_text(
         return NOT_JSON
     given = _given(record)
     name = first_name(given, text_names)
-    identifier, text = record.get(first_name(given, id_names)), record.get(name)
+    identifier, text = _value(record, first_name(given, id_names)), _value(record, name)
     title = (record.get(TITLE) or "") if name != TITLE else ""
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         return NO_ID

@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from kdscale.data.lines import EMPTY_ID, parse_lines, read_lines
-from kdscale.data.numbers import renamed
+from kdscale.data.queries import renamed
 from kdscale.data.readers.base import Reject
 
 LARGEST = 2**31  # what the columns of a table hold
 SAMPLE = 1_000  # lines by which a format is recognised
 WHOLE_SCORES = 10  # whole numbers among scores, at most so many to one that is not whole
 NOT_NUMBERS = "rank or score is not a number"
+
+N = TypeVar("N", int, float)
 
 # (qid, pid, rank, score); rank and score are None where the format has none
 RunLine = tuple[str, str, int | None, float | None]
@@ -141,7 +144,7 @@ def _is_number(text: str) -> bool:
     return _as(float, text) is not None
 
 
-def _as(kind: type, text: str) -> float | None:
+def _as(kind: Callable[[str], N], text: str) -> N | None:
     try:
         return kind(text)
     except ValueError:

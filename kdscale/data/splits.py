@@ -1,18 +1,22 @@
-"""The query sets of a dataset: read, divided, filtered and capped."""
+"""The query sets of a dataset: read, divided, filtered and capped; and which training queries are
+asked in another split too.
+
+A query is the same where its text is (`text_key`): ids say nothing, since query logs give one
+question many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from kdscale.config import Prepare
-from kdscale.data.clean import RejectLog
+from kdscale.config import DatasetOptions
+from kdscale.data.clean import RejectLog, clean_text
 from kdscale.data.ingest import ingest_judgments, ingest_queries
-from kdscale.data.leakage import leaked, repeated
 from kdscale.data.queries import (
     TRAIN,
     Judgments,
@@ -21,10 +25,48 @@ from kdscale.data.queries import (
     divide_queries,
     usable_queries,
 )
-from kdscale.data.readers.base import Reader
+from kdscale.data.readers.base import Reader, Reject
+from kdscale.data.same_text import text_key
 from kdscale.data.schema import QRELS, QUERIES
 from kdscale.errors import KdscaleError
 from kdscale.store import Workspace
+
+Texts = Mapping[str, str]  # qid -> text
+
+
+def leaked(train: Texts, others: Mapping[str, Texts]) -> dict[str, list[str]]:
+    """Of each split of `others` that has any: the training queries that are among its queries."""
+    keys = {qid: text_key(text) for qid, text in train.items()}
+    found = {}
+    for split, texts in others.items():
+        theirs = {text_key(text) for text in texts.values()}
+        same = [qid for qid, key in keys.items() if key in theirs]
+        if same:
+            found[split] = same
+    return found
+
+
+def repeated(texts: Texts) -> int:
+    """How many of the queries ask what an earlier one asks."""
+    return len(texts) - len({text_key(text) for text in texts.values()})
+
+
+def describe(leaks: Mapping[str, int]) -> str:
+    """leaks: split -> how many training queries are among its queries."""
+    counts = ", ".join(f"{count} in {split}" for split, count in leaks.items())
+    return f"training queries that are asked in another split too: {counts}"
+
+
+def read_texts(reader: Reader, fractions: Mapping[str, float]) -> dict[str, Texts]:
+    """Each split's queries as `prepare` reads and divides them, but without its checks."""
+    read: dict[str, Texts] = {}
+    for name in reader.splits():
+        items = (item for item in reader.queries(name) if not isinstance(item, Reject))
+        known = {qid: clean_text(text) for qid, text in items}
+        parts = divide_queries(known, fractions) if fractions else {name: list(known)}
+        for part, qids in parts.items():
+            read[part] = {qid: known[qid] for qid in qids}
+    return read
 
 
 @dataclass(frozen=True)
@@ -65,7 +107,7 @@ class QuerySet:
 
 def read_query_sets(
     reader: Reader,
-    prepare: Prepare,
+    prepare: DatasetOptions,
     seed: int,
     log: RejectLog,
     passages: Container[str],
@@ -87,7 +129,7 @@ def read_query_sets(
 def _read_query_set(
     reader: Reader,
     name: str,
-    prepare: Prepare,
+    prepare: DatasetOptions,
     log: RejectLog,
     passages: Container[str],
     keep: Workspace,
@@ -108,7 +150,7 @@ def _read_query_set(
     return QuerySet(name, known, cut, splits)
 
 
-def _chosen(split: Split, leaks: dict[str, list[str]], prepare: Prepare, seed: int) -> Split:
+def _chosen(split: Split, leaks: dict[str, list[str]], prepare: DatasetOptions, seed: int) -> Split:
     """The split after what `leakage` and `max_queries` leave out of it."""
     left, counts = list(split.texts), split.counts
     if split.name == TRAIN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdscale.config import BeirSource, Config, MsMarcoSource, TrecSource
-from kdscale.doctor.finding import Check, Severity, attempt
+from kdscale.doctor import Check, Severity, attempt
 from kdscale.errors import KdscaleError
 
 QUICK_SOURCES = (BeirSource, MsMarcoSource, TrecSource)
@@ -24,7 +24,7 @@ def check_store(config: Config) -> Check:
 
 def check_source(config: Config) -> Check:
     from kdscale.data.readers import open_reader
-    from kdscale.transfer import transfer_config
+    from kdscale.experiment.transfer import transfer_config
 
     def look() -> str:
         splits = open_reader(config.source).splits()
@@ -38,10 +38,10 @@ def check_source(config: Config) -> Check:
 
 def check_queries(config: Config) -> Check:
     """Training queries that are judged by too, where queries are quickly read: from files."""
-    from kdscale.data.leakage import describe, leaked, read_texts
     from kdscale.data.queries import TRAIN
     from kdscale.data.readers import open_reader
-    from kdscale.transfer import transfer_config
+    from kdscale.data.splits import describe, leaked, read_texts
+    from kdscale.experiment.transfer import transfer_config
 
     def look() -> str:
         if not isinstance(config.source, QUICK_SOURCES):
@@ -97,8 +97,8 @@ def check_model(name: str, revision: str | None, severity: Severity) -> Check:
 
 def check_training(config: Config) -> Check:
     """Teachers and students, made small by the code that will make them."""
-    from kdscale.modelcheck import check_models
-    from kdscale.steps import build_steps
+    from kdscale.experiment.rehearsal import check_models
+    from kdscale.experiment.steps import build_steps
 
     fix = "mend teacher, students, lm or ranker of the config"
     warnings: list[str] = []

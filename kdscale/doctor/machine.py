@@ -8,11 +8,12 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from kdscale.cluster.machine import cpus, limit_threads, memory
 from kdscale.config import Cluster
-from kdscale.doctor.finding import Check, first_line
+from kdscale.doctor import Check, first_line
 from kdscale.errors import KdscaleError
-from kdscale.machine import cpus, limit_threads, memory
 
 GIB = 2**30
 MEMORY_GIB = 4.0  # what the quickstart needs, Ray included
@@ -92,7 +93,7 @@ def cpu_multiplies_bf16() -> bool:
     """Whether the CPU has units for it, so that bf16 is faster than fp32 and not slower."""
     import torch
 
-    can = getattr(torch.cpu, "get_capabilities", dict)()
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 
@@ -158,7 +159,7 @@ def check_deepspeed(cluster: Cluster) -> Check:
 
 def check_ray(cluster: Cluster) -> Check:
     """Start Ray, or join the cluster of the config, and run one task on it."""
-    from kdscale.runtime import ray_session
+    from kdscale.cluster.session import ray_session
 
     fix = (
         "check cluster.address, and that no firewall is in between"

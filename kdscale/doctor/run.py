@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
 
 from kdscale.config import Cluster, Config
-from kdscale.doctor import experiment, machine
-from kdscale.doctor.finding import Check, first_line
+from kdscale.doctor import Check, experiment, first_line, machine
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
 
@@ -44,8 +44,8 @@ def run_checks(config: Config | None, reporter: Reporter, ray: bool = True) -> l
         looks["queries"] = lambda: experiment.check_queries(config)
         looks["measures"] = lambda: experiment.check_measures_of(config)
         for number, teacher in enumerate(config.teachers, 1):
-            looks["model" if number == 1 else f"model {number}"] = lambda teacher=teacher: (
-                experiment.check_model(teacher.model, teacher.revision, "problem")
+            looks["model" if number == 1 else f"model {number}"] = partial(
+                experiment.check_model, teacher.model, teacher.revision, "problem"
             )
         looks["training"] = lambda: experiment.check_training(config)
     checks = []

@@ -1,21 +1,65 @@
-"""What is evaluated: the queries of a query set, their judgments and their candidates."""
+"""What is evaluated: the queries of a query set, their judgments and their candidates, and how a
+ranker scores them, a few queries at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 
 from kdscale.data.candidates import candidates_by_query
-from kdscale.data.dataset import Dataset, Tokens
+from kdscale.data.dataset import Dataset, PairTokens
 from kdscale.data.runs import ranked
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.latency import Request
 from kdscale.evaluation.measures import per_query
-from kdscale.evaluation.ranking import Query, Scored
+from kdscale.models.encode import Pair
+from kdscale.models.ranker import PairScorer
+from kdscale.progress import Task
+
+# Pairs scored together: enough to find pairs of like length, few enough to show progress.
+CHUNK_PAIRS = 512
+
+Query = tuple[str, Sequence[str], Sequence[Pair]]  # qid, pids, the pairs of token ids
+Scored = tuple[str, list[tuple[str, float]]]  # qid, (pid, score) in the order given
+
+
+def score_queries(scorer: PairScorer, queries: Iterable[Query]) -> Iterator[Scored]:
+    """The passages of each query with their scores: raw logits.
+
+    Queries are taken as they come; more are never held than make CHUNK_PAIRS pairs.
+    """
+    chunk: list[Query] = []
+    waiting = 0
+    for query in queries:
+        chunk.append(query)
+        waiting += len(query[1])
+        if waiting >= CHUNK_PAIRS:
+            yield from _score_chunk(scorer, chunk)
+            chunk, waiting = [], 0
+    yield from _score_chunk(scorer, chunk)
+
+
+def _score_chunk(scorer: PairScorer, chunk: list[Query]) -> Iterator[Scored]:
+    scores = iter(scorer.score([pair for _, _, pairs in chunk for pair in pairs]).tolist())
+    for qid, pids, _ in chunk:
+        yield qid, [(pid, next(scores)) for pid in pids]
+
+
+def count_pairs(scored: Iterable[Scored], task: Task) -> Iterator[Scored]:
+    """The same, with the progress shown."""
+    for qid, ranking in scored:
+        yield qid, ranking
+        task.advance(len(ranking))
+
+
+def scoring_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Collection:
@@ -29,7 +73,7 @@ class Collection:
     def __init__(
         self,
         dataset: Dataset,
-        tokens: Tokens,
+        tokens: PairTokens,
         split: str,
         depth: int,
         transfer: str | None = None,
@@ -75,7 +119,7 @@ class Collection:
         """[tokens] int32."""
         return self._tokens.query_ids(self.split, qid)
 
-    def token_pairs(self, tokens: Tokens | None = None) -> Iterator[Query]:
+    def token_pairs(self, tokens: PairTokens | None = None) -> Iterator[Query]:
         """tokens: as another tokenizer cuts the texts; None: the collection's own."""
         tokens = tokens or self._tokens
         passages = tokens.passage_ids(chain.from_iterable(self.candidates.values()))

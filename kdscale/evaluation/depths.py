@@ -61,7 +61,7 @@ class DepthRows:
         for depth in depths_of(self._depths, collection.depth):
             if depth < collection.depth:
                 cut = cut_run(run, collection.candidates, depth)
-                of_depth = per_query(measures, collection.qrels, cut)
+                of_depth: Mapping[str, np.ndarray] = per_query(measures, collection.qrels, cut)
             else:
                 of_depth = values
             for measure, of_queries in of_depth.items():

@@ -1,16 +1,67 @@
-"""An ensemble of teachers as a system: what it ranks, and what it costs, from its members'."""
+"""An ensemble: the scores of several teachers as those of one, and what that system costs.
+
+The losses on labels compare the passages of one query only, so a teacher's logits have a zero and
+a unit of their own. If they were averaged as they are, the teacher with the largest spread would
+decide. So each teacher's logits are first brought to the first teacher's mean and standard
+deviation: all have one say, and a student's losses see numbers of the first teacher's size.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kdscale.data.ensemble import Scale, combine
+from kdscale.data.dataset import read_json
 from kdscale.data.runs import read_run
+from kdscale.errors import KdscaleError
+from kdscale.evaluation.collection import Scored
 from kdscale.evaluation.latency import Timings
-from kdscale.evaluation.ranking import Scored
+
+SCALES = "scales.json"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of one teacher's logits over the training pairs."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, scores: np.ndarray, who: str) -> Scale:
+        """Raises KdscaleError where all scores are one: there is no order in them to keep."""
+        scores = scores.astype(np.float64)
+        scale = cls(float(scores.mean()), float(scores.std()))
+        if not scale.std > 0:
+            raise KdscaleError(
+                f"{who} are all {scale.mean:g}: that teacher tells no pair from another; train it "
+                "with another train.lr or more steps, or take it out of `ensemble`"
+            )
+        return scale
+
+
+def combine(scores: Sequence[np.ndarray], scales: Sequence[Scale]) -> np.ndarray:
+    """[pairs] float64: the mean of the teachers' scores, each [pairs], on the first one's scale."""
+    first = scales[0]
+    parts = [
+        first.mean + first.std * (own.astype(np.float64) - scale.mean) / scale.std
+        for own, scale in zip(scores, scales, strict=True)
+    ]
+    return np.mean(parts, axis=0)
+
+
+def write_scales(directory: Path, scales: Sequence[Scale]) -> None:
+    text = json.dumps([asdict(scale) for scale in scales], indent=1)
+    (directory / SCALES).write_text(text, encoding="utf-8")
+
+
+def read_scales(directory: Path) -> list[Scale]:
+    """In the order of the teachers."""
+    return [Scale(**entry) for entry in read_json(directory / SCALES)]
 
 
 def ensemble_run(runs: Sequence[Path], scales: Sequence[Scale]) -> Iterator[Scored]:

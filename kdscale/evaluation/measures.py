@@ -129,7 +129,9 @@ def _shown(name: str) -> str:
 def _near(name: str) -> str:
     from ir_measures.measures import registry
 
-    stem, rest = re.match(r"([^@(]*)(.*)", name, re.DOTALL).groups()
+    parts = re.match(r"([^@(]*)(.*)", name, re.DOTALL)
+    assert parts is not None  # either part may be empty
+    stem, rest = parts.groups()
     by_folded: dict[str, str] = {}
     for known in registry:
         by_folded.setdefault(known.casefold(), known)  # of nDCG and its alias NDCG the first

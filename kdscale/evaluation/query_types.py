@@ -1,4 +1,4 @@
-"""Which kinds of queries lose most by distillation: features of queries, and losses by feature."""
+"""Which types of queries lose most by distillation: features of queries, and losses by feature."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _idf(dataset: Dataset, terms: set[str], task: Task) -> dict[str, float]:
 def query_types(
     features: pa.Table, values: Mapping[str, np.ndarray], baseline: str, depth: int
 ) -> pa.Table:
-    """QUERY_TYPES: what each system loses against the baseline, by kinds of queries.
+    """QUERY_TYPES: what each system loses against the baseline, by types of queries.
 
     features: QUERY_FEATURES, [n] rows; values: system -> [n] of the primary measure, in their
     order, with the baseline's. Correlations are Spearman's, one family for Holm's correction; a

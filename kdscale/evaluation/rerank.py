@@ -11,15 +11,14 @@ from typing import Literal
 import numpy as np
 
 from kdscale.bounds import Count, check_number
-from kdscale.data.lines import read_lines
-from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
+from kdscale.data.lines import STANDARD, read_lines, written_whole
+from kdscale.data.queries import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
 from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import read_rankings, write_run
-from kdscale.data.streams import STANDARD, written_whole
+from kdscale.data.texts import Texts, read_passages, read_queries
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.ranking import Query, count_pairs, score_queries, scoring_device
-from kdscale.evaluation.texts import Texts, read_passages, read_queries
+from kdscale.evaluation.collection import Query, count_pairs, score_queries, scoring_device
 from kdscale.models.encode import PairEncoder, length_of
 from kdscale.models.onnx_ranker import OnnxScorer
 from kdscale.models.pretrained import load_tokenizer, max_positions, read_config, resolve_model
@@ -179,7 +178,10 @@ def _check_complete(
     if not missing:
         return
     parse = run_lines(run).form.parse
-    for number, line in read_lines(run):
+    for item in read_lines(run):
+        if isinstance(item, Reject):
+            continue
+        number, line = item
         identifier = parse(line)[column]
         if identifier in missing:
             raise KdscaleError(

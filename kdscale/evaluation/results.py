@@ -12,8 +12,7 @@ from kdscale.config import by_collection
 from kdscale.errors import KdscaleError
 from kdscale.paths import user_path
 from kdscale.store import open_store, split_artifact
-from kdscale.store.artifact import parse_manifest, verify_files
-from kdscale.store.filelist import MANIFEST
+from kdscale.store.artifact import MANIFEST, parse_manifest, verify_files
 
 EVALUATIONS = "evaluations"
 SYSTEMS = "systems.json"

@@ -10,6 +10,8 @@ import numpy as np
 from kdscale.config import Evaluate
 from kdscale.evaluation.latency import Timings, speedup
 from kdscale.evaluation.significance import compare_all
+from kdscale.experiment.context import DATASET, StepId
+from kdscale.experiment.context import ENSEMBLE as JOINED
 from kdscale.store import Artifact
 
 BM25, TEACHER, ENSEMBLE = "bm25", "teacher", "ensemble"
@@ -17,10 +19,10 @@ BM25, TEACHER, ENSEMBLE = "bm25", "teacher", "ensemble"
 
 @dataclass(frozen=True)
 class System:
-    """Something that ranks. The artifact of bm25 is the dataset, which has its candidates, that of
-    the ensemble the joined scores, which have its scales.
+    """Something that ranks.
 
-    reads: the number of the teacher whose tokenizer it has
+    artifact: of bm25 the dataset, with its candidates; of the ensemble the joined scores, with its
+    scales. reads: the number of the teacher whose tokenizer it has.
     """
 
     name: str
@@ -28,30 +30,26 @@ class System:
     strategy: str | None = None
     student: str | None = None
     reads: int = 1
+    is_teacher: bool = False
 
     @property
     def is_model(self) -> bool:
         return self.name not in (BM25, ENSEMBLE)
 
-    @property
-    def is_teacher(self) -> bool:
-        return self.name.partition(":")[0] == TEACHER
 
-
-def systems_of(inputs: dict[str, Artifact]) -> list[System]:
+def systems_of(inputs: dict[StepId, Artifact]) -> list[System]:
     """BM25, the teachers, their ensemble (which is made of their runs) and every student among the
     inputs of the stage, in this order."""
-    systems = [System(BM25, inputs["dataset"])]
-    for role, artifact in inputs.items():
-        kind, _, number = role.partition(":")
-        if kind == TEACHER:
-            systems.append(System(role, artifact, reads=int(number or 1)))
-    if ENSEMBLE in inputs:
-        systems.append(System(ENSEMBLE, inputs[ENSEMBLE]))
-    for role, artifact in inputs.items():
-        if role.startswith("student:"):
-            _, strategy, student = role.split(":", 2)
-            systems.append(System(f"{strategy}/{student}", artifact, strategy, student))
+    systems = [System(BM25, inputs[DATASET])]
+    for id_, artifact in inputs.items():
+        if id_.kind == "teacher":
+            systems.append(System(str(id_), artifact, reads=id_.teacher, is_teacher=True))
+    if JOINED in inputs:
+        systems.append(System(ENSEMBLE, inputs[JOINED]))
+    for id_, artifact in inputs.items():
+        if id_.strategy is not None:
+            strategy = id_.strategy.name
+            systems.append(System(f"{strategy}/{id_.shape}", artifact, strategy, id_.shape))
     return systems
 
 

@@ -21,22 +21,23 @@ import kdscale
 from kdscale.bounds import Count, Natural, check_number
 from kdscale.config import Ranker
 from kdscale.data.dataset import Dataset
-from kdscale.data.groups import GroupSource
 from kdscale.data.queries import TRAIN, choose_queries
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards
-from kdscale.data.text_tokens import TextTokens
+from kdscale.data.tokenise import TextTokens
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.latency import hardware
-from kdscale.export.forms import Forms
-from kdscale.export.judge import MEASURE, Judge
-from kdscale.export.lineage import (
+from kdscale.experiment.lineage import (
     Student,
     find_dataset,
     find_scores,
-    find_student,
     find_teacher,
 )
+from kdscale.experiment.lineage import (
+    find_ranker as find_student,
+)
+from kdscale.export.forms import MEASURE, Forms, Judge
+from kdscale.export.recovery import BATCH_GROUPS, SAMPLE_GROUPS, group_losses, recover
 from kdscale.models.encode import PairEncoder
 from kdscale.models.onnx_ranker import (
     MODEL_FILE,
@@ -58,7 +59,7 @@ from kdscale.models.vocabulary import check_trimmable, kept_tokens, trim_vocabul
 from kdscale.paths import allow_by_umask
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, Store
-from kdscale.training.recovery import BATCH_GROUPS, SAMPLE_GROUPS, group_losses, recover
+from kdscale.training.groups import GroupSource
 
 METRICS_FILE = "export.json"
 MAX_INT8_LOSS = 0.005  # of MEASURE

@@ -1,4 +1,4 @@
-"""Losses between the insides of two encoders that read the same tokens.
+"""Losses between the intermediate states of two encoders that read the same tokens.
 
 Shapes: hidden states [B, T, H], attention scores [B, heads, T, T] before the softmax, queries,
 keys and values [B, T, H] before the split into heads, mask [B, T] bool (False: padding). Each
@@ -8,22 +8,19 @@ compare logits at masked places alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F
 
 from kdscale.errors import KdscaleError
 from kdscale.losses.masked import masked_kl, masked_mean, unrounded, widen
-
-if TYPE_CHECKING:
-    from kdscale.models.capture import Capture
+from kdscale.losses.registry import INTERMEDIATE_LOSSES, intermediate_loss, masked_loss
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
-INTERMEDIATE_LOSSES = ("hidden", "cosine", "embedding", "attention", "attention_kl", "qkv")
-# The losses that compare states of different widths, and the projection that each trains.
-PROJECTION_OF = {"hidden": "hidden", "cosine": "hidden", "embedding": "embedding"}
+MLM, MLM_KL = "mlm", "mlm_kl"
 
 
 def hidden_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -75,9 +72,11 @@ def qkv_relation_kl(
         masked_kl(_relation(ours, heads), _relation(theirs, heads), mask[:, None, None, :])
         for ours, theirs in zip(student, teacher, strict=True)
     ]
-    return sum(masked_mean(divergence, mask[:, None, :]) for divergence in relations)
+    total: Any = sum(masked_mean(divergence, mask[:, None, :]) for divergence in relations)
+    return total
 
 
+@masked_loss(MLM, "arXiv 1810.04805")
 def masked_lm(student: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Cross-entropy with the tokens that were masked (arXiv 1810.04805).
 
@@ -88,59 +87,110 @@ def masked_lm(student: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) 
     return masked_mean(F.cross_entropy(logits, targets, reduction="none"), mask)
 
 
+@masked_loss(MLM_KL, "arXiv 1910.01108", "head")
 def masked_lm_kl(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """KL of the teacher's distribution over the vocabulary to the student's at the masked places
     (arXiv 1910.01108, at temperature 1). Logits [B, K, V], mask [B, K]."""
     return masked_mean(masked_kl(widen(student), widen(teacher), mask.unsqueeze(-1)), mask)
 
 
-def lm_terms(
-    names: Sequence[str],
-    student: Capture,
-    teacher: Capture,
-    mask: torch.Tensor,
-    layer_map: Sequence[int],
-    projections: Mapping[str, Projection],
-    relation_heads: int,
-) -> dict[str, torch.Tensor]:
-    """{name: [B]} for the names asked for.
+class Captured(Protocol):
+    """What an encoder made of some tokens, as `kdscale.models.capture` keeps it."""
 
-    layer_map: student layer i learns from teacher layer layer_map[i] (1-based); a term over
-    layers is the mean over them. "qkv" compares the last student layer alone, as its paper does.
-    projections: maps from student to teacher width, by the names in PROJECTION_OF.
+    hidden: list[torch.Tensor]  # [L], each [B, T, H]
+    embedding: torch.Tensor | None  # [B, T, H]
+    qkv: list[tuple[torch.Tensor, ...]]  # [L], each of three [B, T, H]
+    windows: list[int | None]  # [L]
+
+    @property
+    def scores(self) -> list[torch.Tensor]: ...  # [L], each [B, heads, T, T]
+
+
+class Projections(Protocol):
+    """By name; a dictionary of them, or torch's of modules."""
+
+    def __getitem__(self, name: str, /) -> Projection: ...
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a student and its teacher make of the same tokens.
+
+    mask: [B, T] bool. layer_map: student layer i learns from teacher layer layer_map[i] (1-based).
+    projections: maps from student to teacher width, by name.
     """
-    last = layer_map[-1] - 1
 
-    def over_layers(loss: Callable, ours: Sequence, theirs: Sequence) -> torch.Tensor:
-        values = [loss(x, theirs[n - 1], mask) for x, n in zip(ours, layer_map, strict=True)]
-        return torch.stack(values).mean(0)
+    student: Captured
+    teacher: Captured
+    mask: torch.Tensor
+    layer_map: Sequence[int]
+    projections: Projections
+    relation_heads: int
 
-    def over_attention(loss: Callable) -> torch.Tensor:
-        ours, theirs = student.scores, teacher.scores
+    def over_layers(self, loss: Callable) -> torch.Tensor:
+        """[B]: the mean of a loss of projected states over the student's layers."""
         values = [
-            loss(x, theirs[n - 1], mask, teacher.windows[n - 1])
-            for x, n in zip(ours, layer_map, strict=True)
+            loss(self._project("hidden", ours), self.teacher.hidden[n - 1], self.mask)
+            for ours, n in zip(self.student.hidden, self.layer_map, strict=True)
         ]
         return torch.stack(values).mean(0)
 
-    def project(name: str, states: torch.Tensor) -> torch.Tensor:
+    def over_attention(self, loss: Callable) -> torch.Tensor:
+        """[B]: the mean of a loss of attention scores over the student's layers."""
+        theirs, windows = self.teacher.scores, self.teacher.windows
+        values = [
+            loss(ours, theirs[n - 1], self.mask, windows[n - 1])
+            for ours, n in zip(self.student.scores, self.layer_map, strict=True)
+        ]
+        return torch.stack(values).mean(0)
+
+    def embedding(self, loss: Callable) -> torch.Tensor:
+        """[B]: a loss of the projected embeddings."""
+        states = self.student.embedding
+        assert states is not None  # captured, as this loss needs it
+        ours = self._project("embedding", states)
+        return loss(ours, self.teacher.embedding, self.mask)
+
+    def _project(self, name: str, states: torch.Tensor) -> torch.Tensor:
         with unrounded(states):
-            return projections[name](widen(states))
+            return self.projections[name](widen(states))
 
-    def projected() -> list[torch.Tensor]:
-        return [project("hidden", states) for states in student.hidden]
 
-    terms: dict[str, Callable[[], torch.Tensor]] = {
-        "hidden": lambda: over_layers(hidden_mse, projected(), teacher.hidden),
-        "cosine": lambda: over_layers(hidden_cosine, projected(), teacher.hidden),
-        "embedding": lambda: hidden_mse(
-            project("embedding", student.embedding), teacher.embedding, mask
-        ),
-        "attention": lambda: over_attention(attention_mse),
-        "attention_kl": lambda: over_attention(attention_kl),
-        "qkv": lambda: qkv_relation_kl(student.qkv[-1], teacher.qkv[last], mask, relation_heads),
-    }
-    return {name: terms[name]() for name in names}
+@intermediate_loss("hidden", "arXiv 1909.10351", "hidden", projection="hidden")
+def _hidden(compared: Compared) -> torch.Tensor:
+    return compared.over_layers(hidden_mse)
+
+
+@intermediate_loss("cosine", "arXiv 1910.01108", "hidden", projection="hidden")
+def _cosine(compared: Compared) -> torch.Tensor:
+    return compared.over_layers(hidden_cosine)
+
+
+@intermediate_loss("embedding", "arXiv 1909.10351", "embedding", projection="embedding")
+def _embedding(compared: Compared) -> torch.Tensor:
+    return compared.embedding(hidden_mse)
+
+
+@intermediate_loss("attention", "arXiv 1909.10351", "scores")
+def _attention(compared: Compared) -> torch.Tensor:
+    return compared.over_attention(attention_mse)
+
+
+@intermediate_loss("attention_kl", "arXiv 2002.10957", "scores")
+def _attention_kl(compared: Compared) -> torch.Tensor:
+    return compared.over_attention(attention_kl)
+
+
+@intermediate_loss("qkv", "arXiv 2012.15828", "qkv")
+def _qkv(compared: Compared) -> torch.Tensor:
+    """Of the last student layer alone, as in the paper."""
+    ours, theirs = compared.student.qkv[-1], compared.teacher.qkv[compared.layer_map[-1] - 1]
+    return qkv_relation_kl(ours, theirs, compared.mask, compared.relation_heads)
+
+
+def lm_terms(names: Sequence[str], compared: Compared) -> dict[str, torch.Tensor]:
+    """{name: [B]} of the intermediate losses asked for."""
+    return {name: INTERMEDIATE_LOSSES[name](compared) for name in names}
 
 
 def _relation(states: torch.Tensor, heads: int) -> torch.Tensor:

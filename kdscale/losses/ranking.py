@@ -15,14 +15,15 @@ is about twenty times `listwise_kl`, and so decides the direction of a step near
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
 from kdscale.losses.masked import masked_kl, masked_mean
+from kdscale.losses.registry import ranking_loss
 
 
+@ranking_loss("arXiv 2101.08751")
 def lce(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Localized contrastive estimation (arXiv 2101.08751): -log softmax of the relevant passage
     among itself and the group's negatives. Several relevant passages: the mean over them."""
@@ -33,6 +34,7 @@ def lce(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torc
     return masked_mean(torch.logaddexp(student, negatives) - student, relevant)
 
 
+@ranking_loss("Cao et al. 2007, Learning to rank: from pairwise approach to listwise approach")
 def listnet(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """ListNet (Cao et al. 2007): cross-entropy of the top-one probabilities, softmax(labels), with
     the student's, softmax(scores).
@@ -50,6 +52,7 @@ def listnet(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> 
     return torch.where(differ, cross, torch.zeros_like(cross))
 
 
+@ranking_loss("Wang et al. 2018, The LambdaLoss framework for ranking metric optimization")
 def lambdaloss(
     student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, mu: float = 10.0
 ) -> torch.Tensor:
@@ -84,17 +87,20 @@ def lambdaloss(
     return torch.where(pairs, weighted, torch.zeros_like(weighted)).flatten(1).sum(1)
 
 
+@ranking_loss("arXiv 1901.04085")
 def bce(student: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of every passage with its label."""
     target = (labels > 0).to(student.dtype)
     return masked_mean(F.binary_cross_entropy_with_logits(student, target, reduction="none"), mask)
 
 
+@ranking_loss("arXiv 2007.11088")
 def pointwise_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Squared difference of the logits."""
     return masked_mean((student - teacher) ** 2, mask)
 
 
+@ranking_loss("arXiv 1503.02531")
 def pointwise_bce(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
@@ -105,6 +111,7 @@ def pointwise_bce(
     return masked_mean(values, mask) * temperature**2
 
 
+@ranking_loss("arXiv 2010.02666")
 def margin_mse(
     student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
@@ -117,6 +124,7 @@ def margin_mse(
     return masked_mean(margins**2, relevant.unsqueeze(2) & negative.unsqueeze(1))
 
 
+@ranking_loss("arXiv 1503.02531")
 def listwise_kl(
     student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
@@ -125,24 +133,10 @@ def listwise_kl(
     return masked_kl(student, teacher, mask, temperature) * temperature**2
 
 
+@ranking_loss("Burges et al. 2005, Learning to rank using gradient descent")
 def ranknet(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """RankNet (Burges et al. 2005) on the teacher's order: log(1 + exp(s_j - s_i)) over all pairs
     in which the teacher puts i above j. Ties of the teacher say nothing."""
     ordered = teacher.unsqueeze(2) > teacher.unsqueeze(1)
     pairs = ordered & mask.unsqueeze(2) & mask.unsqueeze(1)
     return masked_mean(F.softplus(student.unsqueeze(1) - student.unsqueeze(2)), pairs)
-
-
-# name -> f(student, teacher or None, labels, mask, temperature) -> [B]
-RANKING_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "lce": lambda s, t, y, m, temperature: lce(s, y, m),
-    "bce": lambda s, t, y, m, temperature: bce(s, y, m),
-    "listnet": lambda s, t, y, m, temperature: listnet(s, y, m),
-    "lambdaloss": lambda s, t, y, m, temperature: lambdaloss(s, y, m),
-    "pointwise_mse": lambda s, t, y, m, temperature: pointwise_mse(s, t, m),
-    "pointwise_bce": lambda s, t, y, m, temperature: pointwise_bce(s, t, m, temperature),
-    "margin_mse": lambda s, t, y, m, temperature: margin_mse(s, t, y, m),
-    "listwise_kl": lambda s, t, y, m, temperature: listwise_kl(s, t, m, temperature),
-    "ranknet": lambda s, t, y, m, temperature: ranknet(s, t, m),
-}
-NEEDS_TEACHER = {"pointwise_mse", "pointwise_bce", "margin_mse", "listwise_kl", "ranknet"}

@@ -1,4 +1,4 @@
-"""The insides of an encoder during a forward pass, for losses that compare them.
+"""The intermediate states of an encoder during a forward pass, for losses that compare them.
 
 SDPA returns no attention, and Hugging Face returns it only after the softmax, so queries and keys
 are taken where they arise and multiplied here, and only when a loss asks for them.
@@ -6,6 +6,7 @@ are taken where they arise and multiplied here, and only when a loss asks for th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch import nn
 
 from kdscale.errors import KdscaleError
+
+# A layer of Hugging Face's, or a part of one: torch's types know nothing of what is in it.
+Layer = Any
 
 # BERT's, DistilBERT's, MPNet's and DeBERTa's names.
 QKV_NAMES = (
@@ -29,7 +33,7 @@ class _Enough(Exception):
 
 
 class Capture:
-    """A context in which a forward pass of `model` leaves its insides here.
+    """A context in which a forward pass of `model` leaves its intermediate states here.
 
     hidden: [L] tensors [B, T, H], the output of each layer. embedding: [B, T, H], the input of
     the first. qkv: [L] triples (q, k, v), each [B, T, H] before the split into heads. scores:
@@ -59,17 +63,19 @@ class Capture:
         self.hidden: list[torch.Tensor] = []
         self.embedding: torch.Tensor | None = None
         self.qkv: list[tuple[torch.Tensor, ...]] = []
-        self._heads: int = model.config.num_attention_heads
+        config: Any = model.config
+        self._heads: int = config.num_attention_heads
         self._layers = encoder_layers(model)
         self._wanted = {"hidden": hidden, "embedding": embedding, "qkv": qkv or scores}
         self._until = until
-        self.windows = [_window(model, layer) for layer in self._layers]
+        self.windows = [_window(config, layer) for layer in self._layers]
         self._parts: list[torch.Tensor] = []
         self._turns: list[tuple[torch.Tensor, torch.Tensor]] = []  # ModernBERT's (cos, sin)
         self._handles: list[Any] = []
 
     @property
     def scores(self) -> list[torch.Tensor]:
+        turns: Sequence[tuple[torch.Tensor, torch.Tensor] | None]
         turns = self._turns or [None] * len(self.qkv)
         return [self._scores(q, k, turn) for (q, k, _), turn in zip(self.qkv, turns, strict=True)]
 
@@ -146,7 +152,7 @@ class Capture:
             return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
 
 
-def encoder_layers(model: nn.Module) -> nn.ModuleList:
+def encoder_layers(model: nn.Module) -> Sequence[Layer]:
     """The transformer layers of a BERT-like model, the first below first."""
     body = getattr(model, "base_model", model)
     layers = getattr(body, "layers", None)
@@ -163,7 +169,7 @@ def encoder_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
-def qkv_linears(layer: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+def qkv_linears(layer: Layer) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     """The projections to queries, keys and values of one layer."""
     attention = layer.attention
     for part in ("self", "attn"):  # BERT's, MPNet's
@@ -177,14 +183,14 @@ def qkv_linears(layer: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     )
 
 
-def _is_fused(layer: nn.Module) -> bool:
+def _is_fused(layer: Layer) -> bool:
     """ModernBERT's layers make queries, keys and values with one matrix."""
     return hasattr(getattr(layer, "attn", None), "Wqkv")
 
 
-def _window(model: nn.Module, layer: nn.Module) -> int | None:
+def _window(config: Any, layer: Layer) -> int | None:
     local = getattr(layer, "attention_type", None) == "sliding_attention"
-    return model.config.sliding_window if local else None
+    return config.sliding_window if local else None
 
 
 def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -148,7 +148,7 @@ class PairEncoder:
         q_lens, p_lens = np.array([(len(q), len(p)) for q, p in pairs], dtype=np.int64).T
         q_keep, p_keep = self.kept(q_lens, p_lens)
         before, between, after = self._special_ids
-        flat = []
+        flat: list[np.ndarray] = []
         kept = zip(pairs, q_keep.tolist(), p_keep.tolist(), strict=True)
         for (q_ids, p_ids), q_len, p_len in kept:
             flat += (before, q_ids[:q_len], between, p_ids[:p_len], after)

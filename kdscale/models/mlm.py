@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ class MaskedLmHead(nn.Module):
 
     def __init__(self, encoder: PreTrainedModel, seed: int):
         super().__init__()
-        table = encoder.get_input_embeddings()
+        table: Any = encoder.get_input_embeddings()
         self._table = (table,)  # in a tuple: no submodule
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
-from kdscale.models.first_token import first_token_only
+from kdscale.models.packed import first_token_only
 from kdscale.models.pretrained import check_max_length, read_config
 from kdscale.models.ranker import BATCH_TOKENS, check_vocabulary, score_in_batches
 
@@ -48,7 +48,8 @@ def write_onnx(model: PreTrainedModel, encoder: PairEncoder, path: Path) -> None
 
 def _write_traced(model: PreTrainedModel, encoder: PairEncoder, path: Path) -> None:
     # Two pairs of different lengths, so that nothing of the sample is taken for a constant.
-    sample = encoder.collate([tuple(encoder.tokenise(["a", text])) for text in ("a", "a a a")])
+    texts = [encoder.tokenise(["a", text]) for text in ("a", "a a a")]
+    sample = encoder.collate([(query, passage) for query, passage in texts])
     names = list(sample)
     axes = {name: {0: "batch", 1: "length"} for name in names}
     with first_token_only(model), warnings.catch_warnings():
@@ -134,11 +135,12 @@ def _on_cpu_in_evaluation(model: PreTrainedModel) -> Iterator[None]:
     """Inside, it is; afterwards it is where it was, and every module in its own mode: the tracer
     leaves all of them in that of what it was given, which wraps the model."""
     device, modes = model.device, [(module, module.training) for module in model.modules()]
+    movable: Any = model  # whose `to` transformers' types misread
     try:
-        model.to("cpu").eval()
+        movable.to("cpu").eval()
         yield
     finally:
-        model.to(device)
+        movable.to(device)
         for module, training in modes:
             module.training = training
 

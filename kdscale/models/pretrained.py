@@ -18,10 +18,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import logging as transformers_logging
 
+from kdscale.cluster.machine import limit_threads
 from kdscale.errors import KdscaleError
-from kdscale.machine import limit_threads
+from kdscale.models.portable import as_its_file_says, set_types
 from kdscale.models.shrunk import counted_positions
-from kdscale.models.tokenizer_files import as_its_file_says, set_types
 from kdscale.paths import user_path
 from kdscale.store.artifact import sha256_file
 
@@ -170,7 +170,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     directory = user_path(name, "model")
     path = str(directory) if directory.is_dir() else resolve_model(name, revision)
     with _told_in_one_line(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=False
+        )
         tokenizer.init_kwargs.pop("auto_map", None)  # not to be handed on to who loads ours
         if not tokenizer.model_max_length >= 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
@@ -231,7 +233,8 @@ def _told_in_one_line(path: str) -> Iterator[None]:
 
 def set_dropout(model: nn.Module, dropout: float) -> None:
     """Set every dropout of a model, that of the attention weights among them."""
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
         if isinstance(module, nn.Dropout):
             module.p = dropout
         elif hasattr(module, "attention_dropout"):  # ModernBERT's is a number

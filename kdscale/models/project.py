@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from kdscale.errors import KdscaleError
-from kdscale.models.capture import Capture, encoder_layers, qkv_linears
+from kdscale.models.capture import Capture, Layer, encoder_layers, qkv_linears
 
 TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 SAMPLE_TOKENS = 8_192  # of text, for the basis: many times the directions to be found
@@ -47,6 +47,7 @@ def principal_basis(teacher: PreTrainedModel, width: int, blocks: torch.Tensor) 
     for part in sample_rows(blocks).split(16):
         with Capture(teacher, hidden=True, embedding=True) as capture:
             teacher(input_ids=part.to(teacher.device))
+        assert capture.embedding is not None  # it was asked for
         for states in (capture.embedding, *capture.hidden):
             states = states.flatten(0, 1).double().cpu()
             states = states - states.mean(1, keepdim=True)
@@ -66,7 +67,8 @@ def project_embeddings(
 ) -> None:
     """Fill the tables of `student`, as wide as its states, with what `basis` keeps of the
     teacher's."""
-    ours, theirs = student.embeddings, teacher.embeddings
+    ours: Any = student.embeddings
+    theirs: Any = teacher.embeddings
     for name in filter(partial(hasattr, theirs), TABLES):  # DistilBERT has no token types
         getattr(ours, name).weight.copy_(getattr(theirs, name).weight @ basis)
     _project_norm(ours.LayerNorm, theirs.LayerNorm, basis)
@@ -120,7 +122,7 @@ class _Parts(NamedTuple):
     last_norm: nn.LayerNorm
 
 
-def _parts(layer: nn.Module) -> _Parts:
+def _parts(layer: Layer) -> _Parts:
     attention = layer.attention
     if hasattr(layer, "sa_layer_norm"):  # DistilBERT
         ffn, norms = layer.ffn, (layer.sa_layer_norm, layer.output_layer_norm)
@@ -140,7 +142,7 @@ def _project_norm(ours: nn.LayerNorm, theirs: nn.LayerNorm, basis: torch.Tensor)
 
 
 def _project_attention(
-    ours: nn.Module, theirs: nn.Module, basis: torch.Tensor, our_heads: int, their_heads: int
+    ours: Layer, theirs: Layer, basis: torch.Tensor, our_heads: int, their_heads: int
 ) -> None:
     """The strongest heads, each by the directions of its queries and keys, and of its values,
     that hold most: with heads as wide as the teacher's nothing of a head is lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import Pair, PairEncoder
-from kdscale.models.first_token import first_token_only
-from kdscale.models.packed import PackedRanker, can_pack, pack
+from kdscale.models.packed import PackedRanker, can_pack, first_token_only, pack
 from kdscale.models.portable import add_older_names
 from kdscale.models.pretrained import (
     check_max_length,
@@ -118,7 +117,8 @@ class Scorer:
         # The heads of decoders read the last token that is not this one, whatever the mask says.
         model.config.get_text_config().pad_token_id = encoder.pad_id
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        movable: Any = model  # whose `to` transformers' types misread
+        self.model: PreTrainedModel = movable.to(self.device).eval()
         self.encoder = encoder
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
         self.precision = precision

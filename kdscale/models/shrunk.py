@@ -52,7 +52,8 @@ def counted_positions(config: PreTrainedConfig) -> int | None:
     are read, one a token longer: the table is the one whose highest row went up by one.
     """
     # Not every configuration can be hashed, and none says what in it matters here.
-    return _counted_positions(type(config), config.to_json_string(use_diff=False))
+    kind: Any = type(config)  # it can, though its instances cannot
+    return _counted_positions(kind, config.to_json_string(use_diff=False))
 
 
 @lru_cache(maxsize=32)

@@ -72,7 +72,7 @@ def trim_vocabulary(model: PreTrainedModel, encoder: PairEncoder, kept: np.ndarr
     """
     check_trimmable(model, encoder)
     trimmed = _trimmed_encoder(encoder, kept)
-    table = model.get_input_embeddings()
+    table: Any = model.get_input_embeddings()
     new = nn.Embedding(len(kept), table.embedding_dim, padding_idx=trimmed.pad_id)
     with torch.no_grad():
         new.weight.copy_(table.weight[torch.from_numpy(kept)])
@@ -144,7 +144,8 @@ def _words(encoder: PairEncoder, text: str) -> list[str]:
 def _taken_of_unknown(word: str, vocab: dict[str, int], prefix: str) -> list[int]:
     """The pieces that WordPiece takes of a word before it finds none for the rest; none of a word
     that it can write."""
-    taken, start = [], 0
+    taken: list[int] = []
+    start = 0
     while start < len(word):
         head = prefix if start else ""
         ends = range(len(word), start, -1)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ import pyarrow as pa
 import torch
 from transformers import BertConfig, BertModel
 
+from kdscale.cluster.machine import limit_threads, memory
+from kdscale.cluster.session import ray_session
 from kdscale.config import Cluster, Lm, Shape, Train
-from kdscale.machine import limit_threads, memory
 from kdscale.planning.rates import ASSUMED, Compute, Rates
 from kdscale.planning.shapes import Model, student_model
 from kdscale.progress import Reporter
-from kdscale.runtime import ray_session
 
 LARGE = Model("large", 6, 384, 12, 1536, 30_522, 384)
 SMALL = student_model(Shape("small", 2, 192, 6, 768), LARGE)
@@ -55,9 +56,9 @@ def calibrate(reporter: Reporter, ray: bool = True) -> Rates:
     with reporter.task("forward passes and training steps", 4) as task:
         forward, training = {}, {}
         for model, bert in models.items():
-            forward[model] = _best(lambda bert=bert: _forward(bert))
+            forward[model] = _best(partial(_forward, bert))
             task.advance()
-            training[model] = _best(lambda bert=bert: _train(bert))
+            training[model] = _best(partial(_train, bert))
             task.advance()
     large, small = (SCORED / forward[model] for model in (LARGE, SMALL))
     reporter.info(
@@ -77,7 +78,10 @@ def calibrate(reporter: Reporter, ray: bool = True) -> Rates:
         one_thread=_one_thread(models[SMALL], forward[SMALL], threads),
         **_text_rates(reporter),
     )
-    return replace(rates, **_starts(reporter)) if ray else rates
+    if not ray:
+        return rates
+    ray_s, actor_s, training_s = _starts(reporter)
+    return replace(rates, ray_start=ray_s, actor_start=actor_s, training_start=training_s)
 
 
 def _bert(model: Model) -> BertModel:
@@ -151,16 +155,17 @@ def _language_model(
     reporter: Reporter,
 ) -> float:
     """A step of the language model's distillation over the passes that it is made of."""
-    from kdscale.training.insides import Insides
+    from kdscale.training.blocks import BlockBatch
+    from kdscale.training.intermediate import IntermediateLosses
     from kdscale.training.modules import LmTraining
 
     teacher, student = models[LARGE].eval(), models[SMALL].train()
     losses = Lm().losses
-    insides = Insides(SMALL.hidden, teacher, [3, 6], losses, LARGE.heads, 0)
-    module = LmTraining(student, insides)
+    intermediate = IntermediateLosses(SMALL.hidden, teacher, [3, 6], losses, LARGE.heads, 0)
+    module = LmTraining(student, intermediate)
 
     def step() -> None:
-        terms = module(_inputs(TRAINED))
+        terms = module(BlockBatch(**_inputs(TRAINED)))
         sum(terms[name].mean() for name in losses).backward()
         module.zero_grad(set_to_none=True)
 
@@ -180,8 +185,8 @@ def _one_thread(bert: BertModel, all_threads_s: float, threads: int) -> float:
 def _text_rates(reporter: Reporter) -> dict[str, float]:
     """Of one core, on paragraphs of docstrings: cleaning, tokenising, a BM25 index, a search."""
     from kdscale.data.bm25 import Bm25
-    from kdscale.data.calls import InProcess
     from kdscale.data.clean import clean_table
+    from kdscale.data.parallel import InProcess
     from kdscale.data.tokenise import tokenise_table
 
     texts = _paragraphs()
@@ -258,14 +263,14 @@ def _environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _starts(reporter: Reporter) -> dict[str, float]:
+def _starts(reporter: Reporter) -> tuple[float, float, float]:
     """Seconds until Ray, an actor that scores, and a worker that trains are ready."""
     ray_s, _ = _timed(lambda: _start_ray(reporter))
     with ray_session(Cluster()) as ray:
         reporter.info("  starting an actor and a training worker")
         actor_s, _ = _timed(lambda: ray.get(ray.remote(num_cpus=0.5)(_import_scoring).remote()))
         training_s, _ = _timed(lambda: _start_training(ray))
-    return {"ray_start": ray_s, "actor_start": actor_s, "training_start": training_s}
+    return ray_s, actor_s, training_s
 
 
 def _start_ray(reporter: Reporter) -> None:

@@ -12,6 +12,7 @@ from kdscale.data.dataset import Tokens
 from kdscale.data.queries import ALL, TRAIN
 from kdscale.data.readers import Reader, Reject, open_reader
 from kdscale.errors import KdscaleError
+from kdscale.experiment.context import DATASET, TOKENS, StepId
 from kdscale.store import Artifact
 
 SAMPLE = 4_000  # pairs whose lengths are looked at
@@ -41,11 +42,11 @@ class Counts:
 
 
 def counts_of(
-    config: Config, found: dict[str, Artifact], passages: int | None, queries: int | None
+    config: Config, found: dict[StepId, Artifact], passages: int | None, queries: int | None
 ) -> Counts:
-    """found: the artifacts "dataset" and "tokens" where the store has them; passages, queries (of
+    """found: the dataset and the tokens, where the store has them; passages, queries (of
     the training split): what the user says. Raises KdscaleError where nobody knows."""
-    dataset, tokens = found.get("dataset"), found.get("tokens")
+    dataset, tokens = found.get(DATASET), found.get(TOKENS)
     prepare = config.prepare
     if dataset is not None:
         facts = dataset.facts
@@ -84,8 +85,9 @@ def counts_of(
 def _by_split(config: Config, known: dict[str, int | None]) -> dict[str, int]:
     """known: of the source's own query sets; the config may divide one, and caps them."""
     prepare = config.prepare
-    if prepare.split and known.get(ALL):
-        known = {split: round(part * known[ALL]) for split, part in prepare.split.items()}
+    whole = known.get(ALL)
+    if prepare.split and whole:
+        known = {split: round(part * whole) for split, part in prepare.split.items()}
     caps = prepare.max_queries
     return {
         split: min(caps.get(split, n), n) if n else caps[split]

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kdscale.config import Config, Train
-from kdscale.data.batches import POOL_BATCHES
-from kdscale.data.groups import CHUNK_MIN_PAIRS, CHUNKS, WORTHWHILE_SAVING
 from kdscale.data.queries import TRAIN
+from kdscale.experiment.context import TEACHER, StepId
+from kdscale.experiment.steps import Step, build_steps
 from kdscale.planning.counts import CHARS_PER_TOKEN, Counts
 from kdscale.planning.rates import Rates
 from kdscale.planning.shapes import Model, models_of
-from kdscale.steps import Step, build_steps
+from kdscale.training.batches import POOL_BATCHES
+from kdscale.training.groups import CHUNK_MIN_PAIRS, CHUNKS, WORTHWHILE_SAVING
 
 START, EVERYWHERE, ALONE = "start-up", "on all devices", "in one process"
 # Of one Python process: seconds a training pair (its ids are looked up, its length counted), a
@@ -67,8 +68,8 @@ class CostModel:
         self.teachers, self.students = models_of(config)
         self.length = float(np.mean(counts.lengths))  # of a pair, sorted into even batches
 
-    def stages(self, cached: frozenset[str] = frozenset()) -> list[Stage]:
-        """In the order in which they run. cached: the names of steps that the store has."""
+    def stages(self, cached: frozenset[StepId] = frozenset()) -> list[Stage]:
+        """In the order in which they run. cached: the steps that the store has."""
         costs: dict[str, Callable[[Step], Stage]] = {
             "prepare": self._prepare,
             "finetune": self._finetune,
@@ -79,9 +80,11 @@ class CostModel:
             "evaluate": self._evaluate,
             "report": lambda s: Stage(s.name, s.stage, {ALONE: REPORT_S}, REPORT_BYTES),
         }
-        stages = [costs[step.stage](step) for step in build_steps(self.config).values()]
-        for stage in stages:
-            stage.cached = stage.name in cached
+        stages = []
+        for step in build_steps(self.config).values():
+            stage = costs[step.stage](step)
+            stage.cached = step.id in cached
+            stages.append(stage)
         first = next((s for s in stages if not s.cached), None)
         if first is not None:  # which is the one that starts Ray
             first.seconds[START] = first.seconds.get(START, 0.0) + self.machines.host.ray_start
@@ -90,7 +93,7 @@ class CostModel:
     def _prepare(self, step: Step) -> Stage:
         """Transfer collections are taken to cost nothing: how large they are is not known."""
         counts, host, cores = self.counts, self.machines.host, self.machines.cores
-        if step.name.count(":") and not step.name.split(":")[-1].isdigit():
+        if step.id.collection is not None:
             return Stage(step.name, step.stage)
         tokens = counts.text_chars / CHARS_PER_TOKEN
         # A source that brings candidates needs no search for those splits.
@@ -105,24 +108,23 @@ class CostModel:
         a_char = 1 / host.clean_chars + 1 / host.index_chars
         spread = (counts.text_chars * a_char + search) / cores
         size = counts.text_chars * TEXT_BYTES + counts.pairs * PAIR_BYTES
-        size += sum(n * self._depth(split) for split, n in counts.queries.items()) * CANDIDATE_BYTES
+        size += (
+            sum(n * self.config.prepare.depth_of(split) for split, n in counts.queries.items())
+            * CANDIDATE_BYTES
+        )
         return Stage(step.name, step.stage, {START: TASK_S, EVERYWHERE: spread}, size)
 
-    def _depth(self, split: str) -> int:
-        prepare = self.config.prepare
-        return prepare.depth.get(split, prepare.default_depth)
-
     def _finetune(self, step: Step) -> Stage:
-        number = step.params["teacher"]
-        teacher, model = self.config.teachers[number - 1], self.teachers[number - 1]
+        teacher = self.config.teachers[step.id.teacher - 1]
+        model = self.teachers[step.id.teacher - 1]
         group = min(teacher.group_size, 1 + self.config.prepare.negatives)
         return self._ranker(step, model, teacher.train, teacher.max_queries, group)
 
     def _student(self, step: Step) -> Stage:
         ranker, prepare = self.config.ranker, self.config.prepare
-        model = self.students[step.params["student"]["name"]]
+        model = self._student_model(step)
         group = min(ranker.group_size, 1 + prepare.negatives + prepare.easy_negatives)
-        teacher = self.teachers[0] if "teacher" in step.inputs else None
+        teacher = self.teachers[0] if TEACHER in step.inputs else None
         stage = self._ranker(step, model, ranker.train, ranker.max_queries, group, teacher)
         watch = ranker.watch
         if watch.every:
@@ -130,6 +132,11 @@ class CostModel:
             pairs = (steps // watch.every + 2) * (watch.queries + watch.train_queries) * watch.depth
             stage.seconds[EVERYWHERE] += self._forward(model, pairs) / self.machines.devices
         return stage
+
+    def _student_model(self, step: Step) -> Model:
+        """Of a student's step, or of a language model's."""
+        assert step.id.shape is not None
+        return self.students[step.id.shape]
 
     def _queries(self, limit: int | None) -> int:
         queries = self.counts.queries.get(TRAIN, 0)
@@ -158,7 +165,7 @@ class CostModel:
 
     def _language_model(self, step: Step) -> Stage:
         lm, block = self.config.lm, self.config.prepare.block_length
-        model = self.students[step.params["student"]["name"]]
+        model = self._student_model(step)
         steps = self._steps(lm.train, self.counts.blocks)
         blocks = steps * min(lm.train.batch_size, max(1, self.counts.blocks))
         compute = self._forward(self.teachers[0], blocks, block)
@@ -181,8 +188,7 @@ class CostModel:
         return Stage(step.name, step.stage, seconds, model.parameters * PARAMETER_BYTES)
 
     def _score(self, step: Step) -> Stage:
-        number = int(step.name.partition(":")[2] or 1)
-        model, pairs = self.teachers[number - 1], self.counts.pairs
+        model, pairs = self.teachers[step.id.teacher - 1], self.counts.pairs
         seconds = {
             START: self.machines.host.actor_start,
             EVERYWHERE: self._forward(model, pairs) / self.machines.devices,
@@ -194,7 +200,7 @@ class CostModel:
     def _evaluate(self, step: Step) -> Stage:
         """By the driver alone, on one device; latency on some threads of its CPU."""
         evaluate = self.config.evaluate
-        depths = {s: min(evaluate.depth, self._depth(s)) for s in evaluate.splits}
+        depths = {s: min(evaluate.depth, self.config.prepare.depth_of(s)) for s in evaluate.splits}
         queries = {s: self.counts.queries.get(s, 0) for s in evaluate.splits}
         pairs = sum(queries[s] * depths[s] for s in evaluate.splits)
         models = self.teachers + [
@@ -228,7 +234,8 @@ class CostModel:
 
 def padded_length(lengths: np.ndarray, group: int, batch: int) -> float:
     """What a pair is padded to in training, on the mean: groups of like length make a step, and a
-    step's pairs run in chunks of like length (`kdscale.data.batches`, `kdscale.data.groups`)."""
+    step's pairs run in chunks of like length (`kdscale.training.batches`,
+    `kdscale.training.groups`)."""
     rng = np.random.default_rng(0)
     groups = rng.choice(lengths, (POOL_BATCHES * batch, group))
     groups = groups[np.argsort(groups.max(axis=1), kind="stable")]

@@ -120,7 +120,7 @@ def gpu_rates(name: str, precision: str, machine: Rates) -> Rates:
 
 
 def calibration_file() -> Path:
-    from kdscale.store.cache import cache_root
+    from kdscale.store.fetch import cache_root
 
     return cache_root() / CALIBRATION
 

@@ -37,7 +37,7 @@ class Model:
 
     def flops(self, length: int) -> float:
         """Of the matrix products of one forward of `length` tokens, as
-        `kdscale.evaluation.flops.forward_flops` counts them (its pooler and head left out)."""
+        `kdscale.evaluation.latency.forward_flops` counts them (its pooler and head left out)."""
         h, i = self.hidden, self.intermediate
         widening = 2 * length * self.embedding * h if self.embedding != h else 0
         return self.layers * (8 * length * h**2 + 4 * length * h * i + 4 * length**2 * h) + widening
@@ -68,8 +68,10 @@ def teacher_model(teacher: Teacher) -> Model:
     name = teacher.model.rsplit("/", 1)[-1]
     path = resolve_model(teacher.model, teacher.revision)
     if not Path(path).is_dir() and name in PUBLISHED:
-        *shape, vocabulary = PUBLISHED[name]
-        return Model(name, *shape, vocabulary, shape[1], "the published shape")
+        layers, hidden, heads, intermediate, vocabulary = PUBLISHED[name]
+        return Model(
+            name, layers, hidden, heads, intermediate, vocabulary, hidden, "the published shape"
+        )
     config = read_config(path, teacher.revision)
     return Model(
         name,

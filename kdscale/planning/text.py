@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from kdscale.advice.needs import span
+from kdscale.advice.decide import span
 from kdscale.config import Config
 from kdscale.planning.counts import Counts
 from kdscale.planning.model import ALONE, EVERYWHERE, START, CostModel, Machines, Stage

@@ -1,4 +1,6 @@
-"""What the page is made from: the artifacts of an experiment, read once into plain values."""
+"""What the page is made from: the artifacts of an experiment, read once into plain values; and what
+of the data bears on the figures: what was cut off, queries or passages that occur twice.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,56 @@ from typing import Any
 
 import numpy as np
 
-from kdscale.config import STRATEGIES, Config
+from kdscale.config import STRATEGIES, Evaluate
+from kdscale.data.queries import TRAIN
 from kdscale.data.schema import METRICS
 from kdscale.data.shards import read_where
+from kdscale.data.splits import describe as describe_leaks
+from kdscale.data.tokenise import describe as describe_cuts
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.significance import EQUAL
+from kdscale.experiment.context import DATASET, EVALUATION, TOKENS, StepId
+from kdscale.experiment.settings import ReportSettings
 from kdscale.store import Artifact
+
+
+def cautions(evidence: Evidence) -> list[str]:
+    """Sentences for below the table of results; none where there is nothing to say."""
+    return [f"{said}." for said in (*_cuts(evidence), *_leaks(evidence), *_unjudged(evidence))]
+
+
+def _cuts(evidence: Evidence) -> list[str]:
+    tokens = evidence.inputs[TOKENS].facts
+    pairs = tokens.get("pairs", {})
+    shown = [split for split in (*evidence.settings.evaluate.splits, TRAIN) if split in pairs]
+    said = [describe_cuts(split, pairs[split], tokens["max_length"]) for split in shown]
+    return [sentence for sentence in said if sentence]
+
+
+def _leaks(evidence: Evidence) -> list[str]:
+    train = evidence.inputs[DATASET].facts.get("queries", {}).get(TRAIN, {})
+    of_transfers = evidence.inputs[EVALUATION].facts.get("leaked", {})
+    own = {} if train.get("dropped_as_leaked") else train.get("leaked", {})
+    leaks = {
+        split: count
+        for split, count in (*own.items(), *of_transfers.items())
+        if split in evidence.settings.evaluate.splits or split in of_transfers
+    }
+    if not leaks:
+        return []
+    said = describe_leaks(leaks)
+    return [f"{said[0].upper()}{said[1:]}; figures there look better than they are"]
+
+
+def _unjudged(evidence: Evidence) -> list[str]:
+    equal = evidence.inputs[DATASET].facts.get("candidates_equal", {})
+    return [
+        f"Candidates of {split} with the text of a relevant passage, but without a judgment: "
+        f"{equal[split]['unjudged']}. They count as not relevant"
+        for split in evidence.settings.evaluate.splits
+        if equal.get(split, {}).get("unjudged")
+    ]
+
 
 FIRST_STAGE = "bm25"
 TEACHER = "teacher"
@@ -37,7 +83,7 @@ class Paired:
 class Curve:
     """One loss term of one training run, as logged: unweighted means over a step's batch."""
 
-    run: str  # the role of the artifact: "teacher", "lm:SHAPE", "student:STRATEGY:SHAPE"
+    run: StepId
     term: str
     steps: np.ndarray
     values: np.ndarray
@@ -47,8 +93,8 @@ class Curve:
 class Evidence:
     """Everything the page shows but the passages."""
 
-    config: Config
-    inputs: dict[str, Artifact]
+    settings: ReportSettings
+    inputs: dict[StepId, Artifact]
     systems: list[dict[str, Any]]  # the rows of systems.json in page order
     paired: dict[str, dict[str, Paired]]  # split -> system -> differences in the primary measure
     curves: list[Curve]
@@ -56,12 +102,12 @@ class Evidence:
     @property
     def split(self) -> str:
         """The split that the answer and the plots are about."""
-        return self.config.evaluate.splits[0]
+        return self.settings.evaluate.splits[0]
 
     @property
     def primary(self) -> str:
         """The primary measure of that split."""
-        return self.config.evaluate.primary_of(self.split)
+        return self.settings.evaluate.primary_of(self.split)
 
     @property
     def students(self) -> list[dict[str, Any]]:
@@ -70,25 +116,32 @@ class Evidence:
     def system(self, name: str) -> dict[str, Any] | None:
         return next((s for s in self.systems if s["system"] == name), None)
 
+    def row(self, name: str) -> dict[str, Any]:
+        """Of a system that must be there. Raises KdscaleError where it is not."""
+        found = self.system(name)
+        if found is None:
+            raise KdscaleError(f"the evaluation has no system {name!r}; evaluate again")
+        return found
+
     def test(self, system: dict[str, Any], split: str | None = None) -> dict[str, Any] | None:
         """The system's test against the baseline; None for the baseline itself."""
         split = split or self.split
-        return test_of(system, split, self.config.evaluate.primary_of(split))
+        return test_of(system, split, self.settings.evaluate.primary_of(split))
 
     def value(self, system: dict[str, Any]) -> float:
         """The primary measure on the split of the plots."""
         return system["measures"][self.split][self.primary]
 
 
-def collect(config: Config, inputs: dict[str, Artifact]) -> Evidence:
+def collect(settings: ReportSettings, inputs: dict[StepId, Artifact]) -> Evidence:
     """Read the evaluation and every training log. Raises KdscaleError where one is not usable."""
-    evaluation = inputs["evaluation"].path
+    evaluation = inputs[EVALUATION].path
     systems = json.loads((evaluation / "systems.json").read_text(encoding="utf-8"))
     return Evidence(
-        config=config,
+        settings=settings,
         inputs=inputs,
         systems=page_order(systems),
-        paired=_read_paired(evaluation / "metrics.parquet", config),
+        paired=_read_paired(evaluation / "metrics.parquet", settings.evaluate),
         curves=[c for role, a in inputs.items() for c in _read_curves(role, a.path)],
     )
 
@@ -99,7 +152,7 @@ def page_order(systems: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def key(system: dict[str, Any]) -> tuple[int, int, str, int]:
         if system["strategy"] not in STRATEGIES:
             return (0 if system["system"] == FIRST_STAGE else 1, 0, "", 0)
-        place = STRATEGIES.index(system["strategy"])
+        place = list(STRATEGIES).index(system["strategy"])
         return (2, -system["parameters"], system["student"], place)
 
     return sorted(systems, key=key)
@@ -109,14 +162,13 @@ def test_of(system: dict[str, Any], split: str, measure: str) -> dict[str, Any] 
     return system.get("tests", {}).get(split, {}).get(measure)
 
 
-def baseline_of(config: Config) -> str:
+def baseline_of(evaluate: Evaluate) -> str:
     """The system that the others are compared with, as a word of a sentence."""
-    name = config.evaluate.baseline
+    name = evaluate.baseline
     return {TEACHER: "the teacher", FIRST_STAGE: "BM25"}.get(name, name)
 
 
-def _read_paired(path: Path, config: Config) -> dict[str, dict[str, Paired]]:
-    evaluate = config.evaluate
+def _read_paired(path: Path, evaluate: Evaluate) -> dict[str, dict[str, Paired]]:
     primary = evaluate.primary
     names = sorted(set(primary.values())) if isinstance(primary, dict) else [primary]
     values: dict[str, dict[str, dict[str, float]]] = {}
@@ -155,7 +207,7 @@ def _compare(own: dict[str, float], base: dict[str, float]) -> Paired:
     return Paired(qids, delta)
 
 
-def _read_curves(role: str, directory: Path) -> list[Curve]:
+def _read_curves(run: StepId, directory: Path) -> list[Curve]:
     path = directory / "metrics.jsonl"
     if not path.is_file():
         return []
@@ -172,6 +224,6 @@ def _read_curves(role: str, directory: Path) -> list[Curve]:
                 "and run again"
             ) from None
     return [
-        Curve(role, name, np.array([s for s, _ in points]), np.array([v for _, v in points]))
+        Curve(run, name, np.array([s for s, _ in points]), np.array([v for _, v in points]))
         for name, points in terms.items()
     ]

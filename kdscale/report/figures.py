@@ -1,6 +1,5 @@
-"""The figures, as inline SVG whose colours are CSS variables: one drawing serves both themes.
-
-Matplotlib draws in placeholder colours; `to_svg` replaces each by `var(--name)`.
+"""The figures of the pages, as inline SVG whose colours are CSS variables: one drawing serves both
+themes. Matplotlib draws in placeholder colours; `to_svg` replaces each by `var(--name)`.
 """
 
 from __future__ import annotations
@@ -8,14 +7,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("svg")
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -25,6 +21,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from kdscale.config import STRATEGIES
 from kdscale.report.evidence import Curve, Evidence, Paired, baseline_of
+
+matplotlib.use("svg")
+
 
 SHAPES = 4  # colours of student shapes; a fifth shape has the first one's again
 # CSS variable -> the placeholder that matplotlib draws with. page.css gives them values.
@@ -45,7 +44,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 SVG_DASHES = ("none", "5 2", "2 2", "6 2 2 2")  # of a legend, as DASHES in the figures
 MAX_POINTS = 240  # of a line: more cannot be seen, and would make the page heavy
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib has a type for the keys, in some releases
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name with $ in it is no formula
     "font.size": 11,
@@ -159,10 +158,10 @@ def progress_panel(
     and height in inches."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
-        for system, y in levels.items():
+        for system, level in levels.items():
             color = PLACEHOLDERS[color_of(system)]
-            axes.axhline(y, color=color, linewidth=1.2, linestyle=(0, (2, 2)))
-            label_line(axes, y, f"{_title({'system': system})} {y:.3f}")
+            axes.axhline(level, color=color, linewidth=1.2, linestyle=(0, (2, 2)))
+            label_line(axes, level, f"{_title({'system': system})} {level:.3f}")
         for line in lines:
             x, y = _thinned(line.x, line.y)
             color, dash = PLACEHOLDERS[line.color], DASHES[line.dash]
@@ -253,7 +252,7 @@ def tradeoff_label(evidence: Evidence) -> str:
         parts.append(f"{system['system']}: {evidence.value(system):.3f}, {time}")
     return (
         f"Scatter plot of {primary} on {split} against reranking time, compared with "
-        f"{baseline_of(evidence.config)}. " + "; ".join(parts)
+        f"{baseline_of(evidence.settings.evaluate)}. " + "; ".join(parts)
     )
 
 
@@ -328,6 +327,97 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'(href="#|url\(#)([^")]+)', rf"\1{name}-\2", svg)
     for variable, placeholder in PLACEHOLDERS.items():
         svg = svg.replace(placeholder, f"var(--{variable.replace('_', '-')})")
-    view = re.search(r'viewBox="[^"]+"', svg).group(0)
+    view = re.search(r'viewBox="[^"]+"', svg)
+    assert view is not None  # matplotlib writes one
     # The figure around it names the picture for a screen reader.
-    return re.sub(r"<svg[^>]*>", f'<svg {view} aria-hidden="true">', svg, count=1)
+    return re.sub(r"<svg[^>]*>", f'<svg {view[0]} aria-hidden="true">', svg, count=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A recipe on the plane of cost and quality; spread: over its seeds, on either side."""
+
+    name: str
+    strategy: str
+    x: float
+    y: float
+    spread: float | None
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis of the parallel coordinates. ticks: (place from 0 to 1, label)."""
+
+    title: str
+    ticks: Sequence[tuple[float, str]]
+
+
+def pareto(
+    points: Sequence[Point], x_label: str, y_label: str, levels: dict[str, float],
+    width: float, height: float, name: str,
+) -> str:  # fmt: skip
+    """Quality against cost, the front as a staircase: below and right of it all is worse."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        for title, y in levels.items():
+            color = PLACEHOLDERS["teacher" if title == "teacher" else "muted"]
+            axes.axhline(y, color=color, linewidth=1.2, linestyle=(0, (2, 2)))
+            label_line(axes, y, f"{'BM25' if title == 'bm25' else title} {y:.3f}")
+        front = sorted((p for p in points if p.on_front), key=lambda p: p.x)
+        right = max(p.x for p in points) * 1.3
+        steps = [*((p.x, p.y) for p in front), (right, front[-1].y)]
+        axes.step(
+            *zip(*steps, strict=True), where="post", color=PLACEHOLDERS["ink"], linewidth=1,
+            alpha=0.6,
+        )  # fmt: skip
+        for point in points:
+            color = PLACEHOLDERS[point.strategy]
+            alpha = 1.0 if point.on_front else 0.45
+            if point.spread is not None:
+                axes.errorbar(
+                    point.x, point.y, point.spread, fmt="none", ecolor=color, elinewidth=1.2,
+                    capsize=3, alpha=alpha,
+                )  # fmt: skip
+            axes.plot(
+                point.x, point.y, MARKERS[point.strategy], color=color, markersize=8, alpha=alpha,
+                markeredgecolor=PLACEHOLDERS["paper"], zorder=3,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlim(min(p.x for p in points) / 1.3, right)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        plain_ticks(axes.xaxis)
+        axes.set_xlabel(f"{x_label}, log scale")
+        axes.set_ylabel(y_label)
+        axes.margins(y=0.12)
+        return to_svg(figure, name)
+
+
+def parallel(
+    scales: Sequence[Scale], lines: Sequence[tuple[np.ndarray, str, float]],
+    width: float, height: float, name: str,
+) -> str:  # fmt: skip
+    """Parallel coordinates. lines: ([scales] places from 0 to 1, NaN where an axis does not apply;
+    a CSS variable; how opaque)."""
+    with plt.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False}):
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        places = np.arange(len(scales))
+        for values, color, alpha in lines:
+            known = ~np.isnan(values)
+            axes.plot(
+                places[known], values[known], color=PLACEHOLDERS[color], linewidth=1.4, alpha=alpha
+            )
+        for place, scale in zip(places, scales, strict=True):
+            axes.axvline(float(place), color=PLACEHOLDERS["muted"], linewidth=1)
+            for at, label in scale.ticks:
+                axes.annotate(
+                    label, (place, at), xytext=(5, 0), textcoords="offset points", va="center",
+                    fontsize=9, color=PLACEHOLDERS["ink"],
+                    bbox={"boxstyle": "round,pad=0.1", "fc": PLACEHOLDERS["paper"], "ec": "none"},
+                )  # fmt: skip
+        axes.set_xticks(places, labels=[scale.title for scale in scales])
+        axes.set_yticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xlim(-0.15, len(scales) - 0.35)
+        axes.set_ylim(-0.06, 1.06)
+        return to_svg(figure, name)

@@ -13,18 +13,17 @@ from markupsafe import Markup
 
 import kdscale
 from kdscale.config import STRATEGIES
-from kdscale.configload import to_dict
+from kdscale.experiment.context import StepId
 from kdscale.paths import user_path
 from kdscale.report import figures
-from kdscale.report.cautions import cautions
-from kdscale.report.convergence import convergence
-from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of
-from kdscale.report.examples import collect_examples
-from kdscale.report.kinds import kinds_view
-from kdscale.report.lineage import build_tree, to_yaml
-from kdscale.report.rankings import rankings_view
-from kdscale.report.robustness import depths_view, transfer_view
-from kdscale.report.trials import trials_view
+from kdscale.report.evidence import TEACHER, Curve, Evidence, baseline_of, cautions
+from kdscale.report.sections.convergence import convergence
+from kdscale.report.sections.examples import collect_examples
+from kdscale.report.sections.lineage import build_tree, to_yaml
+from kdscale.report.sections.query_types import query_types_view
+from kdscale.report.sections.rankings import rankings_view
+from kdscale.report.sections.robustness import depths_view, transfer_view
+from kdscale.report.sections.trials import trials_view
 from kdscale.report.verdict import Verdict, signed
 
 STRATEGY_WORDS = {
@@ -44,21 +43,23 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
     script = asset("page.js") + asset("rankings.js")
     template = environment().get_template("page.html")
     return template.render(
-        title=evidence.config.report.title,
-        name=evidence.config.name,
+        title=evidence.settings.title,
+        name=evidence.settings.name,
         version=kdscale.__version__,
         created=max(a.manifest["created"] for a in evidence.inputs.values()),
         style=Markup(asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         evidence=evidence,
-        evaluate=evidence.config.evaluate,
-        example_count=evidence.config.report.examples,
-        splits=[s for s in evidence.systems[0]["measures"] if s in evidence.config.evaluate.splits],
+        evaluate=evidence.settings.evaluate,
+        example_count=evidence.settings.examples,
+        splits=[
+            s for s in evidence.systems[0]["measures"] if s in evidence.settings.evaluate.splits
+        ],
         measures=_measures(evidence),
         primary_words=_primary_words(evidence),
-        baseline=baseline_of(evidence.config),
-        base=evidence.system(evidence.config.evaluate.baseline),
+        baseline=baseline_of(evidence.settings.evaluate),
+        base=evidence.system(evidence.settings.evaluate.baseline),
         teacher=evidence.system(TEACHER),
         verdict=verdict,
         cautions=cautions(evidence),
@@ -69,13 +70,13 @@ def render_page(evidence: Evidence, verdict: Verdict) -> str:
         tradeoff=_tradeoff(evidence),
         depths=depths_view(evidence, verdict),
         transfers=transfer_view(evidence),
-        kinds=kinds_view(evidence, verdict),
+        query_types=query_types_view(evidence, verdict),
         rankings=rankings_view(evidence, verdict),
         curves=_curve_groups(evidence),
         convergence=convergence(evidence),
         deltas=_deltas(evidence),
         examples=collect_examples(evidence),
-        config_yaml=to_yaml(to_dict(evidence.config)),
+        config_yaml=to_yaml({**evidence.settings.config, **evidence.settings.resources}),
         tree=build_tree(evidence.inputs),
         anchors={role: f"artifact-{i}" for i, role in enumerate(evidence.inputs)},
     )
@@ -111,16 +112,18 @@ def asset(name: str) -> str:
 
 def _measures(evidence: Evidence) -> dict[str, list[str]]:
     """Of each split its measures, the primary one first, then as in the config."""
-    primary_of = evidence.config.evaluate.primary_of
-    return {
-        split: sorted(names, key=lambda m, split=split: m != primary_of(split))
-        for split, names in evidence.systems[0]["measures"].items()
-    }
+    primary_of = evidence.settings.evaluate.primary_of
+
+    def ordered(split: str, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=lambda m: m != primary_of(split))
+
+    measures = evidence.systems[0]["measures"]
+    return {split: ordered(split, names) for split, names in measures.items()}
 
 
 def _primary_words(evidence: Evidence) -> str:
     """The primary measure, or those of the splits."""
-    evaluate = evidence.config.evaluate
+    evaluate = evidence.settings.evaluate
     of_splits = {split: evaluate.primary_of(split) for split in evaluate.splits}
     if len(set(of_splits.values())) == 1:
         return evidence.primary
@@ -148,26 +151,28 @@ def _tradeoff(evidence: Evidence) -> dict[str, Any] | None:
 
 
 def _trials(evidence: Evidence) -> dict[str, Any] | None:
-    path = evidence.config.report.trials
-    return trials_view(user_path(path, "report.trials"), evidence.config.evaluate) if path else None
+    file = evidence.settings.trials
+    if file is None:
+        return None
+    return trials_view(user_path(file.path, file.setting), evidence.settings.evaluate)
 
 
 def _curve_groups(evidence: Evidence) -> list[dict[str, Any]]:
     """Teacher, language models and students shape by shape: a panel a term, a line a run."""
-    shapes = [shape.name for shape in evidence.config.students]
+    shapes = [shape.name for shape in evidence.settings.students]
     groups: dict[str, dict[str, list[tuple[Curve, str, int, str]]]] = {}
     for curve in evidence.curves:
-        kind, _, rest = curve.run.partition(":")
-        if kind == "lm":
-            title, name = "Student language models", rest
-            dash = shapes.index(rest) % figures.SHAPES
+        run = curve.run
+        if run.strategy is not None:
+            title, name = f"Student rankers, {run.shape}", run.strategy.name
+            color, dash = name, list(STRATEGIES).index(name)
+        elif run.shape is not None:
+            title, name = "Student language models", run.shape
+            dash = shapes.index(run.shape) % figures.SHAPES
             color = f"shape_{dash + 1}"
-        elif kind == "student":
-            name, _, shape = rest.partition(":")
-            title, color, dash = f"Student rankers, {shape}", name, STRATEGIES.index(name)
         else:
-            title, name, color = "Teacher ranker", curve.run, "teacher"
-            dash = (int(rest or 1) - 1) % len(figures.SVG_DASHES)
+            title, name, color = "Teacher ranker", str(run), "teacher"
+            dash = (run.teacher - 1) % len(figures.SVG_DASHES)
         groups.setdefault(title, {}).setdefault(curve.term, []).append((curve, color, dash, name))
     return [
         {"title": title, "panels": [_curve_panel(title, t, lines) for t, lines in terms.items()]}
@@ -194,10 +199,11 @@ def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
     paired = evidence.paired[evidence.split]
     students = [s for s in evidence.students if s["system"] in paired]
     limit = max((abs(paired[s["system"]].delta).max() for s in students), default=0.0) or 1.0
-    primary = evidence.primary
+    primary, baseline = evidence.primary, baseline_of(evidence.settings.evaluate)
     panels = []
     for system in students:
         name, test = system["system"], evidence.test(system)
+        assert test is not None  # it has a difference, and so a test of it
         slug = figures.slug(f"delta-{name}")
         panels.append(
             {
@@ -207,18 +213,23 @@ def _deltas(evidence: Evidence) -> list[dict[str, Any]]:
                 "svg": Markup(
                     figures.delta_panel(paired[name], float(limit) * 1.05, slug, primary)
                 ),
-                "label": f"Sorted differences of {name} from {baseline_of(evidence.config)}: "
+                "label": f"Sorted differences of {name} from {baseline}: "
                 f"{test['wins']} queries won, {test['ties']} equal, {test['losses']} lost.",
             }
         )
     return panels
 
 
-def _role_words(role: str) -> str:
+def _role_words(role: StepId) -> str:
     """The role of an artifact as people say it: "student lm_distill_finetune/2l-192"."""
-    kind, _, rest = role.partition(":")
-    words = {"lm": "language model"}.get(kind, kind)
-    return f"{words} {rest.replace(':', '/', 1)}".rstrip()
+    words = {"lm": "language model"}.get(role.kind, role.kind)
+    parts = [
+        role.collection,
+        role.strategy.name if role.strategy else None,
+        role.shape,
+        str(role.teacher) if role.teacher > 1 else None,
+    ]
+    return f"{words} {'/'.join(part for part in parts if part)}".rstrip()
 
 
 def _seconds(value: float) -> str:

@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 import kdscale
 from kdscale.config import STRATEGIES, Evaluate
-from kdscale.evaluation.trial_groups import Group, group_trials, students
-from kdscale.report import figures, sweep_figures
+from kdscale.evaluation.trials import Group, group_trials, students
+from kdscale.report import figures
+from kdscale.report import figures as sweep_figures
 from kdscale.report.evidence import FIRST_STAGE, TEACHER
+from kdscale.report.figures import Point, Scale
 from kdscale.report.page import asset, environment
-from kdscale.report.sweep_figures import Point, Scale
-from kdscale.report.trials import show_trials
+from kdscale.report.sections.trials import show_trials
 
 COSTS = {  # a column of the table of trials -> what it is called, and by how much it is divided
     "ms": ("ms a query", 1.0),
@@ -29,16 +30,16 @@ AXES = ("strategy", "shape", "budget", "seed")  # of a trial, beside its setting
 TICKS = 4  # of an axis of numbers
 
 
-def render_sweep(table: pa.Table, told: dict[str, Any]) -> str:
-    """The whole page as HTML. told: of a sweep (`kdscale.sweep.session.Session.state`) with the
+def render_sweep(table: pa.Table, summary: dict[str, Any]) -> str:
+    """The whole page as HTML. summary: of a sweep (`kdscale.sweep.session.Session.state`) with the
     keys metric, name, created, counts, shared and trials.
 
     A sweep without a finished student has no figures, only what became of its trials.
     """
     groups = group_trials(table)
-    metric = told["metric"]
+    metric = summary["metric"]
     recipes = [g for g in students(groups) if metric in g.values]
-    trials = [t for t in told["trials"] if t["status"] == "finished"]
+    trials = [t for t in summary["trials"] if t["status"] == "finished"]
     levels = {g.system: g.mean(metric) for g in groups if g.system in (FIRST_STAGE, TEACHER)}
     evaluate = Evaluate(primary=metric)
     return (
@@ -47,20 +48,22 @@ def render_sweep(table: pa.Table, told: dict[str, Any]) -> str:
         .render(
             version=kdscale.__version__,
             style=Markup(asset("page.css")),
-            told=told,
+            summary=summary,
             title="Sweep",
-            name=told["name"],
+            name=summary["name"],
             script_hash=None,
             strategies=[s for s in STRATEGIES if any(g.strategy == s for g in recipes)],
             evaluate=evaluate,
-            counts=told["counts"],
+            counts=summary["counts"],
             best=max(recipes, key=lambda g: g.mean(metric), default=None),
             fronts=_fronts(recipes, metric, levels),
-            trials=show_trials(groups, told, evaluate) if recipes and TEACHER in levels else None,
+            trials=show_trials(groups, summary, evaluate)
+            if recipes and TEACHER in levels
+            else None,
             importance=importance(trials),
             parallel=_parallel(trials, metric),
-            curves=_curves(told["trials"], metric),
-            rest=[t for t in told["trials"] if t["status"] != "finished"],
+            curves=_curves(summary["trials"], metric),
+            rest=[t for t in summary["trials"] if t["status"] != "finished"],
         )
     )
 
@@ -94,7 +97,7 @@ def importance(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         labels = _levels([_value(t, key) for t in having])
         if len({*labels}) < 2 or len({*labels}) == len(having) or total <= 0:
             continue
-        levels = []
+        levels: list[dict[str, Any]] = []
         between = 0.0
         for label in dict.fromkeys(labels):
             own = values[[at == label for at in labels]]
@@ -132,14 +135,14 @@ def _fronts(groups: list[Group], metric: str, levels: dict[str, float]) -> list[
     """A figure a cost: quality against it, with the front that no recipe beats."""
     fronts = []
     for cost, (title, unit) in COSTS.items():
-        known = [g for g in groups if g.costs[cost]]
+        costs = [(g, g.costs[cost]) for g in groups]
+        known = [(g, n / unit, g.mean(metric)) for g, n in costs if n]
         if not known:
             continue
-        places = [(g.costs[cost] / unit, g.mean(metric)) for g in known]
-        flags = pareto_front(places)
+        flags = pareto_front([(x, y) for _, x, y in known])
         points = [
-            Point(_title(g), g.strategy, x, y, g.spread(metric), flag)
-            for g, (x, y), flag in zip(known, places, flags, strict=True)
+            Point(_title(g), g.strategy or "", x, y, g.spread(metric), flag)
+            for (g, x, y), flag in zip(known, flags, strict=True)
         ]
         front = sorted((p for p in points if p.on_front), key=lambda p: p.x)
         said = "; ".join(f"{p.name} {p.y:.3f} at {p.x:.3g}" for p in front)
@@ -212,7 +215,7 @@ def _column(title: str, values: list[Any]) -> tuple[Scale, list[float]]:
         return Scale(title, ticks), places
     labels = list(dict.fromkeys(_said(v) for v in known))
     if title == "strategy":
-        labels.sort(key=lambda s: STRATEGIES.index(s) if s in STRATEGIES else len(STRATEGIES))
+        labels.sort(key=lambda s: list(STRATEGIES).index(s) if s in STRATEGIES else len(STRATEGIES))
     at = {label: (i + 0.5) / len(labels) for i, label in enumerate(labels)}
     ticks = [(place, label) for label, place in at.items()]
     return Scale(title, ticks), [math.nan if v is None else at[_said(v)] for v in values]
@@ -226,11 +229,13 @@ def _curves(trials: Sequence[dict[str, Any]], metric: str) -> dict[str, Any] | N
     shapes = list(dict.fromkeys(t["shape"] for t in watched))
     lines = [
         figures.Line(
-            *np.array(trial["curve"], dtype=float).T,
+            looks[:, 0],
+            looks[:, 1],
             trial["strategy"] if trial["strategy"] in STRATEGIES else "muted",
             shapes.index(trial["shape"]) % len(figures.DASHES),
         )
         for trial in watched
+        for looks in [np.array(trial["curve"], dtype=float)]
     ]
     label = f"{metric} of some dev queries"
     return {

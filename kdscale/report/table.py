@@ -123,7 +123,7 @@ def _caption(
     if any((test_of(s, split, primary) or {}).get("noninferior") for s in systems):
         lines.append(f"{NONINFERIOR} not measurably worse: loses less than {margin:g}, one-sided")
     elif margin is not None:
-        lines.append(f"of no system was it shown that it loses less than {margin:g} (one-sided)")
+        lines.append(f"no system is shown to lose less than {margin:g} (one-sided test)")
     if latency:
         threads = f"{latency['threads']} thread" + ("s" if latency["threads"] != 1 else "")
         lines.append(

@@ -45,7 +45,7 @@ def pick(
     if not useful:
         return max(students, key=quality), "useless"
     for standing, able in (
-        ("noninferior", [s for s in useful if test_of(s, split, primary).get("noninferior")]),
+        ("noninferior", [s for s in useful if _kept(s, split, primary)]),
         ("level", [s for s in useful if not _worse(s, split, primary)]),
     ):
         if able:
@@ -60,19 +60,20 @@ def judge(evidence: Evidence) -> Verdict:
     system, standing = pick(evidence.systems, split, primary)
     if system is None:
         return Verdict(None, standing, "This experiment has no students to choose from.")
-    base = evidence.system(evidence.config.evaluate.baseline)
-    baseline = baseline_of(evidence.config)
+    base = evidence.row(evidence.settings.evaluate.baseline)
+    baseline = baseline_of(evidence.settings.evaluate)
     test = evidence.test(system)
+    assert test is not None  # as of every student that can be picked
     sentences = [
         _opening(system, standing, baseline),
         f"On the {test['n']:,} queries of {split} it reaches {evidence.value(system):.3f} "
         f"{primary} where {baseline} reaches {evidence.value(base):.3f}"
-        f"{_speed(system, evidence.system(TEACHER))}.",
+        f"{_speed(system, evidence.row(TEACHER))}.",
         _certainty(test, standing, primary, baseline),
     ]
     first = evidence.system(FIRST_STAGE)
     if first is not None and standing == "useless":
-        teacher_too = evidence.value(evidence.system(TEACHER)) <= evidence.value(first)
+        teacher_too = evidence.value(evidence.row(TEACHER)) <= evidence.value(first)
         whom = "the teacher, which is not above it either," if teacher_too else "the student"
         sentences.append(
             f"The BM25 order that it reranks already has {evidence.value(first):.3f}: "
@@ -81,9 +82,14 @@ def judge(evidence: Evidence) -> Verdict:
     return Verdict(system, standing, " ".join(sentences))
 
 
+def _kept(system: dict[str, Any], split: str, primary: str) -> bool:
+    test = test_of(system, split, primary)
+    return test is not None and bool(test.get("noninferior"))
+
+
 def _worse(system: dict[str, Any], split: str, primary: str) -> bool:
     test = test_of(system, split, primary)
-    return test["significant"] and test["delta"] < 0
+    return test is not None and test["significant"] and test["delta"] < 0
 
 
 def _opening(system: dict[str, Any], standing: str, baseline: str) -> str:

@@ -10,59 +10,72 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from kdscale.config import Config, Evaluate
+from kdscale.config import Evaluate
 from kdscale.data.dataset import Dataset, Tokens, check_split
-from kdscale.data.ensemble import read_scales
-from kdscale.data.leakage import describe, leaked
 from kdscale.data.queries import TRAIN
 from kdscale.data.runs import read_run, run_tag, write_run
 from kdscale.data.schema import DEPTHS, METRICS, QUERY_FEATURES, QUERY_TYPES
 from kdscale.data.shards import write_table
+from kdscale.data.splits import describe, leaked
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.collection import Collection
+from kdscale.evaluation.collection import (
+    Collection,
+    Scored,
+    count_pairs,
+    score_queries,
+    scoring_device,
+)
 from kdscale.evaluation.depths import DepthRows
-from kdscale.evaluation.ensemble import ensemble_costs, ensemble_run, ensemble_timings
-from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
-from kdscale.evaluation.latency import Timings, hardware, measure_latency
+from kdscale.evaluation.ensemble import ensemble_costs, ensemble_run, ensemble_timings, read_scales
+from kdscale.evaluation.latency import (
+    Timings,
+    count_parameters,
+    forward_flops,
+    hardware,
+    measure_latency,
+    weight_bytes,
+)
 from kdscale.evaluation.measures import check_grades, parse_measures, per_query
 from kdscale.evaluation.query_types import query_features, query_types
-from kdscale.evaluation.ranking import Scored, count_pairs, score_queries, scoring_device
 from kdscale.evaluation.systems import ENSEMBLE, System, system_rows, systems_of
+from kdscale.experiment.context import DATASET, TOKENS, StageContext, StepId
+from kdscale.experiment.settings import EvaluateSettings
 from kdscale.models.ranker import BATCH_TOKENS, Scorer, load_ranker
-from kdscale.stages.context import StageContext
 from kdscale.store import Artifact
 
+# (name of the collection, measure) -> system -> [judged queries]
+Values = dict[tuple[str, str], dict[str, np.ndarray]]
 
-def run(ctx: StageContext) -> dict[str, Any]:
+
+def run(ctx: StageContext[EvaluateSettings]) -> dict[str, Any]:
     """Runs, metrics, tests and latency of bm25, every teacher, their ensemble and every student;
-    what they are worth at smaller depths, on the collections of `transfer`, and for which kinds of
+    what they are worth at smaller depths, on the collections of `transfer`, and for which types of
     queries.
 
     Raises KdscaleError for an unknown measure, split or baseline before anything is scored.
     """
-    settings = ctx.config.evaluate
-    dataset = Dataset(ctx.inputs["dataset"].path)
-    tokens = {r: Tokens(a.path) for r, a in ctx.inputs.items() if r.partition(":")[0] == "tokens"}
+    settings = ctx.settings.evaluate
+    dataset = Dataset(ctx.inputs[DATASET].path)
+    tokens = {id_: Tokens(a.path) for id_, a in ctx.inputs.items() if id_.kind == "tokens"}
     systems = systems_of(ctx.inputs)
     _check(settings, systems, dataset)
-    collections = _collections(ctx.config, ctx.inputs, dataset, tokens)
+    collections = _collections(ctx.settings, ctx.inputs, dataset, tokens)
     measures_of = {c.name: parse_measures(settings.measures_of(c.name)) for c in collections}
     for collection in collections:
         check_grades(measures_of[collection.name], collection.qrels)
-    # (name of the collection, measure) -> system -> [judged queries]
-    values = {(name, m): {} for name, measures in measures_of.items() for m in measures}
+    values: Values = {(name, m): {} for name, measures in measures_of.items() for m in measures}
     depths = DepthRows(settings.depths, settings.baseline)
     costs = {}
     for system in systems:
         scorer = None
         if system.is_model:
-            own = tokens[_tokens_role(system)]
+            own = tokens[_tokens_of(system)]
             scorer, costs[system.name] = _load(system, own, settings.batch_tokens)
         elif system.name == ENSEMBLE:
             costs[ENSEMBLE] = ensemble_costs([costs[s.name] for s in systems if s.is_teacher])
         for collection in collections:
             if scorer is not None:
-                texts = tokens[_tokens_role(system, collection)]
+                texts = tokens[_tokens_of(system, collection)]
                 scored = score_queries(scorer, collection.token_pairs(texts))
             elif system.name == ENSEMBLE:
                 runs = [_run_path(ctx, s, collection) for s in systems if s.is_teacher]
@@ -95,30 +108,32 @@ def run(ctx: StageContext) -> dict[str, Any]:
     }
 
 
-def _tokens_role(system: System, collection: Collection | None = None) -> str:
+def _tokens_of(system: System, collection: Collection | None = None) -> StepId:
     """The input that has a collection's texts as the system reads them; None: the experiment's."""
     transfer = collection.transfer if collection else None
-    parts = ["tokens", transfer, str(system.reads) if system.reads > 1 else None]
-    return ":".join(part for part in parts if part)
+    return StepId("tokens", teacher=system.reads, collection=transfer)
 
 
 def _collections(
-    config: Config, inputs: dict[str, Artifact], dataset: Dataset, tokens: dict[str, Tokens]
+    settings: EvaluateSettings,
+    inputs: dict[StepId, Artifact],
+    dataset: Dataset,
+    tokens: dict[StepId, Tokens],
 ) -> list[Collection]:
     """The splits of the experiment, the primary one first, and then those of `transfer`."""
     own = [
-        Collection(dataset, tokens["tokens"], split, config.evaluate.depth)
-        for split in config.evaluate.splits
+        Collection(dataset, tokens[TOKENS], split, settings.evaluate.depth)
+        for split in settings.evaluate.splits
     ]
     return own + [
         Collection(
-            Dataset(inputs[f"dataset:{name}"].path),
-            tokens[f"tokens:{name}"],
+            Dataset(inputs[StepId("dataset", collection=name)].path),
+            tokens[StepId("tokens", collection=name)],
             transfer.split,
             transfer.depth,
             name,
         )
-        for name, transfer in config.transfer.items()
+        for name, transfer in settings.transfers.items()
     ]
 
 
@@ -135,7 +150,7 @@ def _check(settings: Evaluate, systems: list[System], dataset: Dataset) -> None:
 
 
 def _trained_on(
-    ctx: StageContext, dataset: Dataset, collections: list[Collection]
+    ctx: StageContext[EvaluateSettings], dataset: Dataset, collections: list[Collection]
 ) -> dict[str, dict[str, int]]:
     """ "leaked": how many training queries each transfer has among its queries. (Those of the
     experiment's own splits are counted where it is prepared.)"""
@@ -166,7 +181,10 @@ def _load(
 
 
 def _write_run(
-    ctx: StageContext, system: System, scored: Iterator[Scored], collection: Collection
+    ctx: StageContext[EvaluateSettings],
+    system: System,
+    scored: Iterator[Scored],
+    collection: Collection,
 ) -> Path:
     """Score the candidates of a collection and write the system's run."""
     path = _run_path(ctx, system, collection)
@@ -176,13 +194,11 @@ def _write_run(
     return path
 
 
-def _run_path(ctx: StageContext, system: System, collection: Collection) -> Path:
+def _run_path(ctx: StageContext[EvaluateSettings], system: System, collection: Collection) -> Path:
     return ctx.out / "runs" / collection.name / f"{run_tag(system.name)}.trec"
 
 
-def _metrics_table(
-    values: dict[tuple[str, str], dict[str, np.ndarray]], collections: list[Collection]
-) -> pa.Table:
+def _metrics_table(values: Values, collections: list[Collection]) -> pa.Table:
     qids = {c.name: pa.array(c.qrels, pa.string()) for c in collections}
     tables = [
         pa.table(
@@ -202,16 +218,16 @@ def _metrics_table(
 
 
 def _query_types(
-    ctx: StageContext,
+    ctx: StageContext[EvaluateSettings],
     dataset: Dataset,
     collection: Collection,
     systems: list[System],
     values: dict[str, np.ndarray],
 ) -> None:
-    """Write which kinds of queries the students lose on; values: of the primary measure."""
-    baseline = ctx.config.evaluate.baseline
-    with ctx.reporter.task("kinds of queries") as task:
-        features = query_features(dataset, collection, ctx.config.prepare.min_grade, task)
+    """Write which types of queries the students lose on; values: of the primary measure."""
+    baseline = ctx.settings.evaluate.baseline
+    with ctx.reporter.task("query types") as task:
+        features = query_features(dataset, collection, ctx.settings.min_grade, task)
     write_table(ctx.out / "query_features.parquet", features, QUERY_FEATURES)
     compared = {s.name: values[s.name] for s in systems if s.student or s.name == baseline}
     types = query_types(features, compared, baseline, collection.depth)
@@ -219,16 +235,16 @@ def _query_types(
 
 
 def _latency(
-    ctx: StageContext,
+    ctx: StageContext[EvaluateSettings],
     systems: list[System],
-    tokens: dict[str, Tokens],
+    tokens: dict[StepId, Tokens],
     collection: Collection,
 ) -> tuple[dict[str, Timings], dict[str, Any]]:
     """Each ranker's timings, and latency.json: these and how they were taken."""
-    settings = ctx.config.evaluate
+    settings = ctx.settings.evaluate
     requests = collection.requests(settings.latency_queries)
     rankers = {
-        s.name: (load_ranker(s.artifact.path), tokens[_tokens_role(s)].encoder())
+        s.name: (load_ranker(s.artifact.path), tokens[_tokens_of(s)].encoder())
         for s in systems
         if s.is_model
     }
@@ -242,7 +258,7 @@ def _latency(
         "split": collection.split,
         "queries": len(requests),
         "candidates": len(requests[0][1]),
-        "max_length": tokens["tokens"].info["max_length"],
+        "max_length": tokens[TOKENS].info["max_length"],
         "batch_tokens": BATCH_TOKENS["cpu"],
         "systems": {
             name: {
@@ -253,5 +269,5 @@ def _latency(
     }
 
 
-def _write_json(ctx: StageContext, name: str, value: Any) -> None:
+def _write_json(ctx: StageContext[EvaluateSettings], name: str, value: Any) -> None:
     (ctx.out / name).write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")

@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdscale.config import Prepare
+from kdscale.config import DatasetOptions
 from kdscale.data.bm25 import Bm25
-from kdscale.data.calls import Calls
 from kdscale.data.candidates import (
     SourceCandidates,
     own_passages,
@@ -21,16 +20,17 @@ from kdscale.data.candidates import (
     without_own,
 )
 from kdscale.data.clean import RejectLog
+from kdscale.data.parallel import BLOCK_ROWS, Calls
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import Judgments
-from kdscale.data.raymap import BLOCK_ROWS
 from kdscale.data.readers.base import Reader
 from kdscale.data.schema import PASSAGES
 from kdscale.data.shards import read_batches
 from kdscale.data.splits import QuerySet, Split
 from kdscale.errors import KdscaleError
+from kdscale.experiment.context import StageContext
+from kdscale.experiment.settings import DatasetSettings
 from kdscale.progress import Reporter, Task
-from kdscale.stages.context import StageContext
 
 BM25 = "BM25"
 
@@ -57,7 +57,7 @@ class _Brought:
 
 
 def candidates(
-    ctx: StageContext,
+    ctx: StageContext[DatasetSettings],
     calls: Calls,
     reader: Reader,
     log: RejectLog,
@@ -71,7 +71,7 @@ def candidates(
     over the whole collection, and then cut. Raises KdscaleError where too many lines are refused,
     and where most queries of a split have no candidate.
     """
-    prepare = ctx.config.prepare
+    prepare = ctx.settings.prepare
     own: dict[str, set[str]] = {}
     for split in (split for query_set in sets for split in query_set.splits):
         own[split.name] = own_of(
@@ -90,13 +90,15 @@ def candidates(
             table = source.table
             if source.rows is not None:
                 unranked = set(source.rows.unranked())
+                assert index is not None  # it was made for the texts of these
                 table = _rank(ctx, index, query_set, source.rows)
         for split in query_set.splits:
-            depth = _depth(prepare, split)
+            depth = prepare.depth_of(split.name)
             if table is not None:
                 mine = pc.is_in(table["qid"], value_set=pa.array(split.texts, pa.string()))
                 found = table.filter(pc.and_(mine, pc.less_equal(table["rank"], depth)))
             else:
+                assert index is not None  # and for those without candidates
                 with ctx.reporter.task(f"BM25 candidates of {split.name}") as task:
                     found = search(index, split.texts, depth, own[split.name], task)
             facts = {
@@ -110,7 +112,7 @@ def candidates(
 
 
 def own_of(
-    prepare: Prepare,
+    prepare: DatasetOptions,
     texts: dict[str, str],
     judgments: Judgments,
     pids: PassageIds,
@@ -128,20 +130,16 @@ def search(index: Bm25, texts: dict[str, str], depth: int, own: set[str], task: 
     return without_own(found, own, depth)
 
 
-def _passages(ctx: StageContext) -> Iterator[pa.Table]:
+def _passages(ctx: StageContext[DatasetSettings]) -> Iterator[pa.Table]:
     return read_batches(ctx.out / "passages", PASSAGES, BLOCK_ROWS)
 
 
-def _depth(prepare: Prepare, split: Split) -> int:
-    return prepare.depth.get(split.name, prepare.default_depth)
-
-
-def _deepest(prepare: Prepare, query_set: QuerySet) -> int:
-    return max(_depth(prepare, split) for split in query_set.splits)
+def _deepest(prepare: DatasetOptions, query_set: QuerySet) -> int:
+    return max(prepare.depth_of(split.name) for split in query_set.splits)
 
 
 def _brought(
-    ctx: StageContext,
+    ctx: StageContext[DatasetSettings],
     reader: Reader,
     log: RejectLog,
     query_set: QuerySet,
@@ -159,7 +157,7 @@ def _brought(
     log.check(kind, ctx.workspace)
     if rows.unranked():
         return _Brought(columns, rows, None)
-    return _Brought(columns, None, rows.table(_deepest(ctx.config.prepare, query_set)))
+    return _Brought(columns, None, rows.table(_deepest(ctx.settings.prepare, query_set)))
 
 
 def _for_bm25(query_set: QuerySet, brought: _Brought | None) -> Iterable[str]:
@@ -170,7 +168,9 @@ def _for_bm25(query_set: QuerySet, brought: _Brought | None) -> Iterable[str]:
     return (query_set.known[qid] for qid in unranked)
 
 
-def _rank(ctx: StageContext, index: Bm25, query_set: QuerySet, rows: SourceCandidates) -> pa.Table:
+def _rank(
+    ctx: StageContext[DatasetSettings], index: Bm25, query_set: QuerySet, rows: SourceCandidates
+) -> pa.Table:
     texts = [query_set.known[qid] for qid in rows.unranked()]
     ctx.reporter.info(
         f"  nothing ranks the candidates of {len(texts)} {query_set.name} queries: BM25 over the "
@@ -178,7 +178,7 @@ def _rank(ctx: StageContext, index: Bm25, query_set: QuerySet, rows: SourceCandi
     )
     with ctx.reporter.task(f"BM25 ranks candidates of {query_set.name}") as task:
         rows = rows.ranked(partial(index.score, texts, task=task))
-    return rows.table(_deepest(ctx.config.prepare, query_set))
+    return rows.table(_deepest(ctx.settings.prepare, query_set))
 
 
 def tell(reporter: Reporter, name: str, queries: int, facts: dict[str, Any]) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdscale.config import Prepare
-from kdscale.data.calls import OnRay
+from kdscale.cluster.session import ray_session
+from kdscale.config import DatasetOptions
 from kdscale.data.candidates import candidates_by_query
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import STATS
 from kdscale.data.ingest import ingest_negatives, ingest_passages, parse_in_parallel
-from kdscale.data.leakage import describe
 from kdscale.data.pairs import PairRow, PairSampler, pair_table
+from kdscale.data.parallel import OnRay
 from kdscale.data.pids import PassageIds
 from kdscale.data.queries import TRAIN
 from kdscale.data.readers import open_reader
@@ -27,16 +27,16 @@ from kdscale.data.readers.base import ParallelReader, Reader, RemarkingReader
 from kdscale.data.same_text import RelevantByText, count_equal_candidates
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import stream_shards, write_shards, write_table
-from kdscale.data.splits import Split, read_query_sets
+from kdscale.data.splits import Split, describe, read_query_sets
 from kdscale.errors import KdscaleError
-from kdscale.runtime import ray_session
+from kdscale.experiment.context import StageContext
+from kdscale.experiment.settings import DatasetSettings
 from kdscale.stages import first_stage
-from kdscale.stages.context import StageContext
 
 KEPT_LEAKS = "figures there look better than they are; prepare.leakage: drop leaves them out"
 
 
-def run(ctx: StageContext) -> dict[str, Any]:
+def run(ctx: StageContext[DatasetSettings]) -> dict[str, Any]:
     """Passages, queries, qrels, candidates and training pairs as Parquet.
 
     Passages are read, cleaned, indexed and written a block at a time: memory grows with the
@@ -45,20 +45,20 @@ def run(ctx: StageContext) -> dict[str, Any]:
     Raises KdscaleError for a source that cannot be used: too many refused lines (a copy of them
     stays in the workspace), no passages, a split without queries, splits that do not fit.
     """
-    prepare = ctx.config.prepare
-    reader = open_reader(ctx.config.source)
+    prepare = ctx.settings.prepare
+    reader = open_reader(ctx.settings.source)
     with (
         RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
         tempfile.TemporaryDirectory(dir=ctx.out, prefix="scratch-") as folder,
         closing(PassageIds(Path(folder))) as pids,
-        ray_session(ctx.config.cluster, ctx.reporter) as ray,
+        ray_session(ctx.cluster, ctx.reporter) as ray,
     ):
         scratch = Path(folder)
         if isinstance(reader, ParallelReader):
             with ctx.reporter.task("parsing files") as task:
                 parse_in_parallel(reader, task)
         cut = _write_passages(ctx, reader, log, pids, scratch)
-        sets = read_query_sets(reader, prepare, ctx.config.seed, log, pids, ctx.workspace)
+        sets = read_query_sets(reader, prepare, ctx.settings.seed, log, pids, ctx.workspace)
         splits = [split for query_set in sets for split in query_set.splits]
         for split in splits:
             write_table(
@@ -75,7 +75,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
             )
             if split.name == TRAIN:
                 given = _given_negatives(ctx, reader, log, split, found.known, pids)
-                pairs = _pairs(prepare, ctx.config.seed, found, pids, given)
+                pairs = _pairs(prepare, ctx.settings.seed, found, pids, given)
         write_shards(ctx.out / "pairs", pairs, PAIRS, prepare.shards)
         lines, passages, texts = log.counts(), len(pids), pids.texts()
     remarks = reader.remarks() if isinstance(reader, RemarkingReader) else []
@@ -93,17 +93,19 @@ def run(ctx: StageContext) -> dict[str, Any]:
         "remarks": remarks,
     }
     (ctx.out / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
-    _tell(ctx, stats)
-    for remark in remarks:
-        ctx.reporter.info(f"  {remark}")
+    _report(ctx, stats)
     return stats
 
 
 def _write_passages(
-    ctx: StageContext, reader: Reader, log: RejectLog, pids: PassageIds, scratch: Path
+    ctx: StageContext[DatasetSettings],
+    reader: Reader,
+    log: RejectLog,
+    pids: PassageIds,
+    scratch: Path,
 ) -> int:
     """Fills `pids`; how many texts were cut."""
-    prepare, cut = ctx.config.prepare, 0
+    prepare, cut = ctx.settings.prepare, 0
 
     def kept() -> Iterator[pa.Table]:
         nonlocal cut
@@ -120,7 +122,7 @@ def _write_passages(
 
 
 def _given_negatives(
-    ctx: StageContext,
+    ctx: StageContext[DatasetSettings],
     reader: Reader,
     log: RejectLog,
     split: Split,
@@ -130,7 +132,7 @@ def _given_negatives(
     items = reader.negatives()
     if items is None:
         return {}
-    prepare = ctx.config.prepare
+    prepare = ctx.settings.prepare
     negatives = ingest_negatives(
         items, log, known, split.judgments, pids, prepare.min_grade, prepare.negatives
     )
@@ -139,7 +141,7 @@ def _given_negatives(
 
 
 def _pairs(
-    prepare: Prepare,
+    prepare: DatasetOptions,
     seed: int,
     first: first_stage.Found,
     pids: PassageIds,
@@ -166,7 +168,7 @@ def _pairs(
     return pair_table((qid, sampled(qid)) for qid in split.texts)
 
 
-def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
+def _report(ctx: StageContext[DatasetSettings], stats: dict[str, Any]) -> None:
     queries = ", ".join(f"{n} {c['kept']}" for n, c in stats["queries"].items())
     ctx.reporter.info(
         f"  {stats['passages']} passages; queries: {queries}; {stats['pairs']} training pairs"
@@ -206,3 +208,5 @@ def _tell(ctx: StageContext, stats: dict[str, Any]) -> None:
         if counts["dropped"]:
             what = "relevant passage" if name == TRAIN else "judgment"
             ctx.reporter.warn(f"{counts['dropped']} {name} queries have no {what}, left out")
+    for remark in stats["remarks"]:
+        ctx.reporter.info(f"  {remark}")

@@ -1,4 +1,4 @@
-"""The teacher's logit for every training pair.
+"""The teacher's logit for every training pair, and the scores of several teachers joined.
 
 The pairs are cut into blocks, the same ones however often a run is started. An actor publishes the
 scores of a block as a piece of the workspace before it hands the block back, so a killed actor,
@@ -7,39 +7,180 @@ node or driver costs the blocks at work and no others.
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdscale.cluster.placement import Plan
+from kdscale.cluster.session import plan_workers, ray_session, threads_of
 from kdscale.config import Cluster
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import TRAIN
-from kdscale.data.schema import SCORES
-from kdscale.data.score_blocks import (
-    block_name,
-    collect_scores,
-    known_scores,
-    pair_lengths,
-    pairs_without,
-    plan_blocks,
-    publish_block,
-    read_blocks,
-    take_over,
-)
-from kdscale.data.shards import write_shards
+from kdscale.data.schema import PAIR_SCORES, SCORES
+from kdscale.data.shards import read_shards, read_table, write_shards, write_table
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.ranking import scoring_device
+from kdscale.evaluation.collection import scoring_device
+from kdscale.evaluation.ensemble import Scale, combine, write_scales
+from kdscale.experiment.context import DATASET, KNOWN, TEACHER, TOKENS, StageContext
+from kdscale.experiment.settings import EnsembleSettings, ScoreSettings
 from kdscale.models.ranker import BATCH_TOKENS
-from kdscale.placement import Plan
 from kdscale.progress import Reporter
-from kdscale.runtime import plan_workers, ray_session, threads_of
-from kdscale.stages.context import StageContext
-from kdscale.store import Workspace, locate
+from kdscale.store import DamagedError, Workspace, locate
+
+MAX_BLOCKS = 2_000  # each costs Ray some milliseconds and the store a few requests
+READERS = 8  # blocks read from the store at a time
+BLOCK_FILE = "scores.parquet"
+
+
+def pair_lengths(pairs: pa.Table, tokens: Tokens) -> np.ndarray:
+    """[pairs] tokens of each pair as the teacher reads it."""
+    encoder = tokens.encoder()
+    qids, pids = _ids(pairs)
+    passages = tokens.passage_ids(pids)
+    return np.array(
+        [
+            encoder.length(len(tokens.query_ids(TRAIN, qid)), len(passages[pid]))
+            for qid, pid in zip(qids, pids, strict=True)
+        ],
+        dtype=np.int64,
+    )
+
+
+def plan_blocks(pairs: pa.Table, lengths: np.ndarray, block_tokens: int) -> Iterator[pa.Table]:
+    """Blocks of pairs of like length and like cost, the longest pairs first.
+
+    Longest first: a pair that does not fit the memory shows at once, and the actors finish with
+    the small blocks.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    before = np.cumsum(lengths[order]) - lengths[order]
+    size = max(block_tokens, -(-int(lengths.sum()) // MAX_BLOCKS))
+    cuts = np.flatnonzero(np.diff(before // size)) + 1
+    columns = pairs.select(["pair_id", "qid", "pid"]).combine_chunks()
+    for rows in np.split(order, cuts):
+        yield columns.take(pa.array(rows))
+
+
+def known_scores(pairs: pa.Table, scores: Path) -> pa.Table:
+    """PAIR_SCORES of the pairs whose query and passage stand in other scores.
+
+    scores: a folder of SCORES.
+    """
+    table = read_shards(scores, SCORES)
+    by_pair = dict(zip(zip(*_ids(table), strict=True), table["score"].to_pylist(), strict=True))
+    found = [by_pair.get(ids) for ids in zip(*_ids(pairs), strict=True)]
+    rows = [row for row, score in enumerate(found) if score is not None]
+    ids = pairs["pair_id"].take(pa.array(rows, pa.int64()))
+    return pa.table([ids, pa.array([found[row] for row in rows], pa.float32())], schema=PAIR_SCORES)
+
+
+def pairs_without(pairs: pa.Table, known: pa.Table) -> pa.Table:
+    return pairs.filter(
+        pc.invert(pc.is_in(pairs["pair_id"], value_set=known["pair_id"].combine_chunks()))
+    )
+
+
+def _ids(table: pa.Table) -> tuple[list[str], list[str]]:
+    return table["qid"].to_pylist(), table["pid"].to_pylist()
+
+
+def block_name(pair_ids: pa.ChunkedArray) -> str:
+    """The piece of a block: another plan's blocks (another score.batch_tokens) have other names."""
+    digest = hashlib.sha256(np.asarray(pair_ids.to_numpy(), dtype="<i8").tobytes())
+    return f"block-{digest.hexdigest()[:20]}"
+
+
+def publish_block(workspace: Workspace, block: pa.Table, scores: np.ndarray) -> None:
+    """scores: [pairs of the block] float32."""
+    table = pa.table({"pair_id": block["pair_id"], "score": pa.array(scores, pa.float32())})
+    with tempfile.TemporaryDirectory(prefix="kdscale-scores-") as directory:
+        write_table(Path(directory, BLOCK_FILE), table, PAIR_SCORES)
+        # A piece that is there stays: Ray gives a block out again when it lost sight of a node,
+        # and then one of two equal results is kept.
+        workspace.publish(Path(directory), block_name(block["pair_id"]))
+
+
+def read_block(workspace: Workspace, name: str) -> pa.Table:
+    """pair_id and score. Raises DamagedError for a piece that is not the scores of its pairs."""
+    path = workspace.fetch(name) / BLOCK_FILE
+    try:
+        table = read_table(path, PAIR_SCORES).cast(PAIR_SCORES)
+        if block_name(table["pair_id"]) != name:
+            raise ValueError("it is of other pairs")
+    except (pa.ArrowException, KdscaleError, ValueError) as error:
+        raise DamagedError(f"{path} is not the scores of its block ({error})") from None
+    return table
+
+
+def read_blocks(workspace: Workspace, names: list[str]) -> dict[str, pa.Table]:
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = pool.map(lambda name: read_block(workspace, name), names)
+        return dict(zip(names, tables, strict=True))
+
+
+def take_over(
+    workspace: Workspace, blocks: dict[str, pa.Table], reporter: Reporter
+) -> dict[str, pa.Table]:
+    """Scores of the blocks that an earlier run published; a damaged one is told of and removed."""
+
+    def sound(name: str) -> pa.Table | None:
+        try:
+            return read_block(workspace, name)
+        except DamagedError as error:
+            reporter.warn(f"a damaged block is scored again: {error}")
+            workspace.remove(name)
+            return None
+
+    found = [name for name in workspace.names() if name in blocks]
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = dict(zip(found, pool.map(sound, found), strict=True))
+    kept = {name: table for name, table in tables.items() if table is not None}
+    if kept:
+        reporter.info(f"  {len(kept)} of {len(blocks)} blocks were scored before")
+    return kept
+
+
+def collect_scores(count: int, tables: Iterable[pa.Table]) -> np.ndarray:
+    """[count] float32 scores of the pairs 0 to count - 1, from tables in any order.
+
+    Raises KdscaleError for a pair scored twice, not at all, or not with a finite number.
+    """
+    scores = np.zeros(count, dtype=np.float32)
+    times = np.zeros(count, dtype=np.int64)
+    for table in tables:
+        ids = table["pair_id"].to_numpy()
+        if len(ids) and (ids.min() < 0 or ids.max() >= count):
+            raise KdscaleError(
+                f"a score names pair {ids.min() if ids.min() < 0 else ids.max()}, the dataset has "
+                f"0 to {count - 1}; run the score stage again"
+            )
+        np.add.at(times, ids, 1)
+        scores[ids] = table["score"].to_numpy()
+    if (times != 1).any():
+        raise KdscaleError(
+            f"{int((times > 0).sum())} of {count} pairs were scored, {int((times > 1).sum())} of "
+            f"them more than once (first wrong: pair {int(np.argmax(times != 1))}); run the score "
+            "stage again"
+        )
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        raise KdscaleError(
+            f"the teacher's score of {int(bad.sum())} of {count} pairs is not a finite number "
+            f"(first: pair {int(np.argmax(bad))}); use score.precision fp32, or train the teacher "
+            "with a lower teacher.train.lr"
+        )
+    return scores
+
 
 # An actor gets so many forward passes of work at a time: seconds of it, so that progress shows,
 # actors end together and little is lost with one, while the requests that publish a block are
@@ -47,7 +188,7 @@ from kdscale.store import Workspace, locate
 FORWARDS_PER_BLOCK = {"cpu": 16, "cuda": 128}
 
 
-def run(ctx: StageContext) -> dict[str, Any]:
+def run(ctx: StageContext[ScoreSettings]) -> dict[str, Any]:
     """Raw logits of all training pairs, by pair_id, as Parquet.
 
     Blocks that an earlier run scored are taken over, once their digests are checked. Where
@@ -55,68 +196,77 @@ def run(ctx: StageContext) -> dict[str, Any]:
     Raises KdscaleError if the actors cannot fit the cluster, if a score is not a finite number,
     or if scores and pairs do not match one to one.
     """
-    cluster, config = ctx.config.cluster, ctx.config.score
-    dataset, tokens = Dataset(ctx.inputs["dataset"].path), Tokens(ctx.inputs["tokens"].path)
-    teacher = ctx.inputs["teacher"]
-    pairs = dataset.pairs()
+    pairs, tokens = Dataset(ctx.inputs[DATASET].path).pairs(), Tokens(ctx.inputs[TOKENS].path)
     if not pairs.num_rows:
         raise KdscaleError(
             "the dataset has no training pairs to score; the source needs a split named 'train'"
         )
-    on_ray = "cuda" if cluster.gpus_per_scorer else "cpu"
-    device = on_ray if cluster.scorers else scoring_device()
-    known = known_scores(pairs, ctx.inputs["known"].path) if "known" in ctx.inputs else None
+    device = _device(ctx.cluster)
+    batch_tokens = ctx.settings.batch_tokens or BATCH_TOKENS[device]
+    settings = replace(ctx.settings, batch_tokens=batch_tokens)
+    known = known_scores(pairs, ctx.inputs[KNOWN].path) if KNOWN in ctx.inputs else None
     unknown = pairs if known is None else pairs_without(pairs, known)
-    lengths = pair_lengths(unknown, tokens)
-    batch_tokens = config.batch_tokens or BATCH_TOKENS[device]
     block_tokens = FORWARDS_PER_BLOCK[device] * batch_tokens
-    blocks = {block_name(b["pair_id"]): b for b in plan_blocks(unknown, lengths, block_tokens)}
+    planned = plan_blocks(unknown, pair_lengths(unknown, tokens), block_tokens)
+    blocks = {block_name(block["pair_id"]): block for block in planned}
     tables = take_over(ctx.workspace, blocks, ctx.reporter)
     taken_over = len(tables)
     todo = {name: block for name, block in blocks.items() if name not in tables}
-    seconds = 0.0
+    rate = None
     if todo:
         actor = {
-            "teacher": teacher.ref(),
-            "tokens": ctx.inputs["tokens"].ref(),
+            "teacher": ctx.inputs[TEACHER].ref(),
+            "tokens": ctx.inputs[TOKENS].ref(),
             "workspace": ctx.workspace,
-            "batch_tokens": batch_tokens,
-            "precision": config.precision,
+            "settings": settings,
             "device": device,
             "pids": pc.unique(unknown["pid"]),
         }
-        score = score_on_ray if cluster.scorers else score_here
-        with (
-            score(list(todo.values()), actor, cluster, ctx.reporter) as names,
-            ctx.reporter.task("scoring pairs", unknown.num_rows) as task,
-        ):
-            began = time.monotonic()
-            task.update(sum(table.num_rows for table in tables.values()))
-            scored = 0
-            for name in names:
-                scored += todo[name].num_rows
-                rate = scored / (time.monotonic() - began)
-                task.advance(todo[name].num_rows, f"{rate:.0f} pairs/s")
-            seconds = time.monotonic() - began
+        rate = _score_blocks(ctx, todo, actor, unknown.num_rows)
         tables.update(read_blocks(ctx.workspace, list(todo)))
     taken = [] if known is None else [known]
     scores = collect_scores(pairs.num_rows, [*tables.values(), *taken])
     columns = [*pairs.select(["pair_id", "qid", "pid"]).columns, pa.array(scores)]
-    table = pa.table(columns, schema=SCORES)
-    write_shards(ctx.out, table, SCORES, ctx.config.prepare.shards)
+    write_shards(ctx.out, pa.table(columns, schema=SCORES), SCORES, settings.shards)
     return {
         "pairs": len(scores),
         "blocks": len(blocks),
         **({} if known is None else {"pairs_known": known.num_rows}),
         "blocks_taken_over": taken_over,  # from a run that was stopped
-        "pairs_per_s": round(scored / seconds, 1) if todo else None,
+        "pairs_per_s": rate,
         "score_mean": round(float(scores.mean()), 4),
         "score_std": round(float(scores.std()), 4),
-        "teacher": teacher.digest,
+        "teacher": ctx.inputs[TEACHER].digest,
         "tokenizer": tokens.info["tokenizer"],
         "max_length": tokens.info["max_length"],
-        "dtype": config.precision,
+        "dtype": settings.precision,
     }
+
+
+def _device(cluster: Cluster) -> str:
+    """The scorers' device, cpu or cuda."""
+    if not cluster.scorers:
+        return scoring_device()
+    return "cuda" if cluster.gpus_per_scorer else "cpu"
+
+
+def _score_blocks(
+    ctx: StageContext[ScoreSettings], todo: dict[str, pa.Table], actor: dict[str, Any], pairs: int
+) -> float:
+    """Have the blocks scored and published; pairs a second. pairs: of all blocks, those that are
+    scored already too."""
+    score = score_on_ray if ctx.cluster.scorers else score_here
+    with (
+        score(list(todo.values()), actor, ctx.cluster, ctx.reporter) as names,
+        ctx.reporter.task("scoring pairs", pairs) as task,
+    ):
+        began, scored = time.monotonic(), 0
+        task.update(pairs - sum(block.num_rows for block in todo.values()))
+        for name in names:
+            scored += todo[name].num_rows
+            rate = scored / (time.monotonic() - began)
+            task.advance(todo[name].num_rows, f"{rate:.0f} pairs/s")
+        return round(scored / (time.monotonic() - began), 1)
 
 
 class TeacherActor:
@@ -130,8 +280,7 @@ class TeacherActor:
         teacher: dict[str, str],
         tokens: dict[str, str],
         workspace: Workspace,
-        batch_tokens: int,
-        precision: str,
+        settings: ScoreSettings,
         threads: int,
         device: str,
         pids: pa.Array,
@@ -144,9 +293,8 @@ class TeacherActor:
         torch.set_num_threads(threads)
         self._tokens = Tokens(locate(tokens))
         self._passages = self._tokens.passage_ids(pids.to_pylist())
-        self._scorer = Scorer(
-            load_ranker(locate(teacher)), self._tokens.encoder(), batch_tokens, device, precision
-        )
+        ranker, encoder = load_ranker(locate(teacher)), self._tokens.encoder()
+        self._scorer = Scorer(ranker, encoder, settings.batch_tokens, device, settings.precision)
         self._workspace = workspace
         # Ray hands the block of a killed actor to its successor, be it published or not.
         self._published = set(workspace.names())
@@ -216,5 +364,36 @@ def map_blocks(
         batch_format="pyarrow",
         batch_size=None,
     )
+    table: Any  # in this format a pa.Table; Ray's type names all formats
     for table in scored.iter_batches(batch_format="pyarrow", batch_size=None):
         yield from table["name"].to_pylist()
+
+
+PAIR = ["pair_id", "qid", "pid"]
+
+
+def join_scores(ctx: StageContext[EnsembleSettings]) -> dict[str, Any]:
+    """`inputs`: the teachers' scores, the first teacher's first.
+
+    Raises KdscaleError where they are not of the same pairs.
+    """
+    tables = {role: read_shards(a.path, SCORES) for role, a in ctx.inputs.items()}
+    (first, pairs), *others = tables.items()
+    for role, table in others:
+        if not table.select(PAIR).equals(pairs.select(PAIR)):
+            raise KdscaleError(
+                f"{role} ({table.num_rows} pairs) is not of the pairs of {first} "
+                f"({pairs.num_rows}); remove both artifacts and join_scores the score stage again"
+            )
+    scores = [table["score"].to_numpy() for table in tables.values()]
+    scales = [Scale.of(own, str(role)) for own, role in zip(scores, tables, strict=True)]
+    joined = pa.array(combine(scores, scales), pa.float64()).cast(pa.float32())
+    table = pa.table([*pairs.select(PAIR).columns, joined], schema=SCORES)
+    write_shards(ctx.out, table, SCORES, ctx.settings.shards)
+    write_scales(ctx.out, scales)
+    return {
+        "pairs": table.num_rows,
+        "teachers": [a.facts.get("teacher") for a in ctx.inputs.values()],
+        "score_means": [round(scale.mean, 4) for scale in scales],
+        "score_stds": [round(scale.std, 4) for scale in scales],
+    }

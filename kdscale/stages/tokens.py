@@ -12,34 +12,37 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdscale.cluster.session import ray_session
 from kdscale.data.clean import RejectLog
 from kdscale.data.dataset import TOKENS_INFO, Dataset
 from kdscale.data.ingest import TEXT, ingest_extra_text
-from kdscale.data.raymap import BLOCK_ROWS, in_blocks
+from kdscale.data.parallel import BLOCK_ROWS, in_blocks
 from kdscale.data.schema import BLOCKS, PASSAGE_TOKENS, QUERY_TOKENS
 from kdscale.data.shards import stream_shards, write_table
-from kdscale.data.token_cuts import are_many, count_cuts, describe
 from kdscale.data.tokenise import (
     TokenSpool,
+    are_many,
     block_table,
+    count_cuts,
     cut_column,
+    describe,
     pack_blocks,
     tokenise_tables,
 )
+from kdscale.experiment.context import DATASET, StageContext
+from kdscale.experiment.settings import TokenSettings
 from kdscale.models.encode import KEPT_TOKENS, PairEncoder
 from kdscale.models.fit import teacher_encoder
-from kdscale.runtime import ray_session
-from kdscale.stages.context import StageContext
 from kdscale.store.artifact import sha256_file
 
 
-def run(ctx: StageContext) -> dict[str, Any]:
+def run(ctx: StageContext[TokenSettings]) -> dict[str, Any]:
     """Token ids of passages and queries, and the token blocks of the language-model stage.
 
     Raises KdscaleError where the tokenizer or the lengths asked for do not suit the teacher.
     """
-    prepare, dataset = ctx.config.prepare, Dataset(ctx.inputs["dataset"].path)
-    encoder = teacher_encoder(ctx.config.teachers[ctx.params.get("teacher", 1) - 1], prepare)
+    prepare, dataset = ctx.settings.prepare, Dataset(ctx.inputs[DATASET].path)
+    encoder = teacher_encoder(ctx.settings.tokenizer.model, prepare)
     encoder.save(ctx.out / "tokenizer")
     tokenizer_json = ctx.out / "tokenizer" / "tokenizer.json"
     with (
@@ -47,22 +50,24 @@ def run(ctx: StageContext) -> dict[str, Any]:
         closing(TokenSpool(Path(folder))) as spool,
     ):
         scratch = Path(folder)
-        with ray_session(ctx.config.cluster, ctx.reporter):
+        with ray_session(ctx.cluster, ctx.reporter):
             kept = _tokenise_passages(ctx, dataset, str(tokenizer_json), spool)
             passages = stream_shards(
                 ctx.out / "passages", kept, PASSAGE_TOKENS, prepare.shards, scratch
             )
-            if prepare.extra_text:
+            if ctx.settings.extra_text:
                 _tokenise_extra(ctx, str(tokenizer_json), spool)
         queries = _tokenise_queries(ctx, dataset, encoder)
         lengths = spool.lengths()[:passages]  # those of extra text come after them
         cuts = count_cuts(dataset, encoder, ctx.out / "passages", lengths, queries)
+        # `teacher_encoder` has seen that it has them.
+        assert encoder.cls_id is not None and encoder.sep_id is not None
         packed = pack_blocks(
             spool,
             encoder.cls_id,
             encoder.sep_id,
             prepare.block_length,
-            ctx.config.seed,
+            ctx.settings.seed,
             prepare.max_block_tokens,
         )
         tables = (block_table(blocks) for blocks in packed)
@@ -91,7 +96,7 @@ def run(ctx: StageContext) -> dict[str, Any]:
 
 
 def _tokenise_queries(
-    ctx: StageContext, dataset: Dataset, encoder: PairEncoder
+    ctx: StageContext[TokenSettings], dataset: Dataset, encoder: PairEncoder
 ) -> dict[str, dict[str, int]]:
     """Write the token ids of each split's queries, as much as a pair can use; split -> qid ->
     tokens of the whole query."""
@@ -106,13 +111,13 @@ def _tokenise_queries(
     return lengths
 
 
-def _longest(ctx: StageContext) -> int:
+def _longest(ctx: StageContext[TokenSettings]) -> int:
     """As `PairEncoder.tokenise` keeps them."""
-    return max(KEPT_TOKENS, ctx.config.prepare.max_length)
+    return max(KEPT_TOKENS, ctx.settings.prepare.max_length)
 
 
 def _tokenise_passages(
-    ctx: StageContext, dataset: Dataset, tokenizer_json: str, spool: TokenSpool
+    ctx: StageContext[TokenSettings], dataset: Dataset, tokenizer_json: str, spool: TokenSpool
 ) -> Iterator[pa.Table]:
     """PASSAGE_TOKENS, cut to what a pair can use; the spool gets them whole."""
     longest = _longest(ctx)
@@ -122,12 +127,15 @@ def _tokenise_passages(
             yield pa.table([table["pid"], cut_column(table["ids"], longest)], schema=PASSAGE_TOKENS)
 
 
-def _tokenise_extra(ctx: StageContext, tokenizer_json: str, spool: TokenSpool) -> None:
-    prepare = ctx.config.prepare
+def _tokenise_extra(
+    ctx: StageContext[TokenSettings], tokenizer_json: str, spool: TokenSpool
+) -> None:
+    prepare = ctx.settings.prepare
+    files = [file.path for file in ctx.settings.extra_text]
     with (
         RejectLog(ctx.out / "rejected.jsonl", prepare.max_reject_fraction) as log,
         ctx.reporter.task("tokenising prepare.extra_text") as task,
     ):
-        rows = ingest_extra_text(prepare.extra_text, log, prepare.max_chars, ctx.workspace)
+        rows = ingest_extra_text(files, log, prepare.max_chars, ctx.workspace)
         for table in tokenise_tables(in_blocks(rows, TEXT, text=0), tokenizer_json, task):
             spool.add(table["ids"])

@@ -34,7 +34,7 @@ def open_store(uri: str) -> Store:
     """
     scheme, sep, _ = uri.partition("://")
     if scheme == "s3" and sep:
-        from kdscale.store.s3store import S3Store  # botocore is slow to import
+        from kdscale.store.s3.store import S3Store  # botocore is slow to import
 
         return S3Store(uri)
     if sep and scheme != "file":

@@ -19,10 +19,16 @@ from typing import Any
 
 from kdscale.errors import KdscaleError
 from kdscale.paths import allow_by_umask
-from kdscale.store.artifact import KINDS, Artifact, newest_first, parse_manifest, verify_files
+from kdscale.store.artifact import (
+    KINDS,
+    MANIFEST,
+    Artifact,
+    newest_first,
+    parse_manifest,
+    verify_files,
+)
 from kdscale.store.fetch import Advance, Fetch, fetch_files, fetch_from
-from kdscale.store.filelist import MANIFEST
-from kdscale.store.protocol import Holding
+from kdscale.store.protocol import Holding, Sort
 from kdscale.store.workspace import LocalWorkspace
 
 STALE_AFTER_S = 24 * 3600
@@ -63,14 +69,6 @@ class LocalStore:
         artifact = self._artifact(kind, key, data)
         artifact.materialise()
         return artifact
-
-    def list(self, kind: str) -> list[Artifact]:
-        """Every committed artifact of a kind, newest first; files are checked on use."""
-        artifacts = [
-            self._artifact(kind, path.parent.name, path.read_bytes())
-            for path in (self.root / kind).glob(f"*/{MANIFEST}")
-        ]
-        return newest_first(artifacts)
 
     def _artifact(self, kind: str, key: str, data: bytes) -> Artifact:
         directory = self.root / kind / key
@@ -129,7 +127,7 @@ class LocalStore:
     ) -> bool:
         """Make a copy of a directory's listed files the artifact. False: another is there.
 
-        Its place in staging is the same for equal artifacts, so a stopped call is gone on with.
+        Its place in staging is the same for equal artifacts, so a stopped call is resumed.
         """
         staged = self.root / ".staging" / f"add-{kind}-{key}-{manifest['digest'][:12]}"
         files, fetch = manifest["files"], fetch_from(directory)
@@ -140,7 +138,7 @@ class LocalStore:
 
     def holdings(self) -> list[Holding]:
         """Everything below the folder that is ours; what is not is left out."""
-        sorts = (
+        sorts: tuple[tuple[str, Sort], ...] = (
             *((f"{kind}/*/{MANIFEST}", "artifact") for kind in KINDS),
             (".staging/*", "half"),
             (".work/*/*", "work"),
@@ -148,7 +146,7 @@ class LocalStore:
         found = [(p, sort) for pattern, sort in sorts for p in sorted(self.root.glob(pattern))]
         return [self._holding(path, sort) for path, sort in found]
 
-    def _holding(self, path: Path, sort: str) -> Holding:
+    def _holding(self, path: Path, sort: Sort) -> Holding:
         """path: a directory, or the manifest in it, which alone dates an artifact."""
         directory = path.parent if sort == "artifact" else path
         files = [p for p in directory.rglob("*") if p.is_file()]
@@ -171,6 +169,15 @@ class LocalStore:
                 f"cannot remove {self.root / holding.name} ({error.strerror}); see who owns it"
             ) from None
         shutil.rmtree(gone, ignore_errors=True)
+
+    # Last of the methods that name a list: behind it, `list` is this one.
+    def list(self, kind: str) -> list[Artifact]:
+        """Every committed artifact of a kind, newest first; files are checked on use."""
+        artifacts = [
+            self._artifact(kind, path.parent.name, path.read_bytes())
+            for path in (self.root / kind).glob(f"*/{MANIFEST}")
+        ]
+        return newest_first(artifacts)
 
     def _sweep_stale(self) -> None:
         """Remove what a killed process left in staging a day ago or earlier."""

@@ -11,6 +11,8 @@ from kdscale.store.artifact import Artifact
 from kdscale.store.fetch import Advance, Fetch
 from kdscale.store.workspace import Workspace
 
+Sort = Literal["artifact", "work", "half"]
+
 
 @dataclass(frozen=True)
 class Holding:
@@ -20,7 +22,7 @@ class Holding:
     left that was killed, or is still at work. modified: seconds since 1970, of the newest part.
     """
 
-    sort: Literal["artifact", "work", "half"]
+    sort: Sort
     name: str
     bytes: int
     modified: float
@@ -43,10 +45,6 @@ class Store(Protocol):
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact if it is committed, else None."""
-        ...
-
-    def list(self, kind: str) -> list[Artifact]:
-        """Every committed artifact of a kind, newest first; only manifests are read."""
         ...
 
     def staging(self, kind: str, key: str) -> AbstractContextManager[Path]:
@@ -74,7 +72,7 @@ class Store(Protocol):
     ) -> bool:
         """Make a copy of a directory's listed files the artifact. False: another is there.
 
-        A call that was killed is gone on with by the next one. The digests are the caller's to
+        A call that was killed is resumed by the next one. The digests are the caller's to
         check.
         """
         ...
@@ -85,4 +83,9 @@ class Store(Protocol):
 
     def discard(self, holding: Holding) -> None:
         """Remove it; an artifact is gone at once, its files after that."""
+        ...
+
+    # Last of the methods that name a list: behind it, `list` is this one.
+    def list(self, kind: str) -> list[Artifact]:
+        """Every committed artifact of a kind, newest first; only manifests are read."""
         ...

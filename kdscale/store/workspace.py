@@ -17,8 +17,15 @@ from typing import Any, Protocol
 
 from kdscale.errors import KdscaleError
 from kdscale.paths import allow_by_umask
-from kdscale.store.artifact import NAME, SCHEMA_VERSION, list_files, sha256_json, verify_files
-from kdscale.store.filelist import MANIFEST, check_files
+from kdscale.store.artifact import (
+    MANIFEST,
+    NAME,
+    SCHEMA_VERSION,
+    check_files,
+    list_files,
+    sha256_json,
+    verify_files,
+)
 
 
 class DamagedError(KdscaleError):

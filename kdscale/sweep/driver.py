@@ -7,18 +7,17 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from kdscale.cluster.session import ray_session
 from kdscale.errors import KdscaleError
+from kdscale.experiment.context import DATASET, TEACHER, TOKENS, StepId
 from kdscale.progress import Reporter
-from kdscale.runtime import ray_session
 from kdscale.store import Artifact, open_store
-from kdscale.sweep.begin import begin
 from kdscale.sweep.board import Board
+from kdscale.sweep.placement import Room, find_room
 from kdscale.sweep.rates import check_hours, expected_seconds, rates_of_store
-from kdscale.sweep.record import PAGE, Record, sweep_key
-from kdscale.sweep.resources import Room, find_room
+from kdscale.sweep.record import PAGE, Record, begin, sweep_key
 from kdscale.sweep.session import Session
 from kdscale.sweep.shared import (
-    LM,
     Once,
     check_students,
     check_trials,
@@ -70,14 +69,14 @@ def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
         check_trials(configs.values())
         parts = shared_parts(sweep, list(configs.values()))
         outcomes = [outcome for _, outcome in make_shared(parts, store, once)]
-        shared = {o.step.name: o.artifact for o in outcomes if not o.step.name.startswith(LM)}
+        shared = {o.step.id: o.made for o in outcomes if o.step.id.kind != "lm"}
         sizes = pairs_of_trials(trials, configs, queries)
         before = record.results(reporter)
         if not before:
-            rates = rates_of_store(store, shared["tokens"].digest)
+            rates = rates_of_store(store, shared[TOKENS].digest)
             check_hours(sweep, expected_seconds(rates, configs, sizes))
-        rows, told = _base(sweep, record, shared, reporter)
-        told |= {
+        rows, summary = _base(sweep, record, shared, reporter)
+        summary |= {
             "sweep": record.key,
             "name": sweep.base.name,
             "created": begun["created"],
@@ -90,7 +89,7 @@ def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
         board = Board(_settled(trials, state), ended, sizes, sweep.metric, room.trials)
         tables = {"": rows, **{k: r for k, (_, r) in before.items() if r is not None}}
         began = command_began - state.get("spent_s", 0.0)
-        session = Session(sweep, record, board, tables, told, began, reporter)
+        session = Session(sweep, record, board, tables, summary, began, reporter)
         if before:
             reporter.info(f"  {len(before)} trials have ended before and are kept")
         if board.waiting:
@@ -99,40 +98,41 @@ def run_sweep(sweep: Sweep, resume: bool, reporter: Reporter) -> Record:
 
 
 def _base(
-    sweep: Sweep, record: Record, shared: dict[str, Artifact], reporter: Reporter
+    sweep: Sweep, record: Record, shared: dict[StepId, Artifact], reporter: Reporter
 ) -> tuple[Any, dict[str, Any]]:
     """BM25, the teacher, and what shapes cost: measured once a sweep."""
     from kdscale.sweep.measure import measure_base, measures_of
 
-    if record.base() is None:
-        rows, told = measure_base(
-            shared["dataset"],
-            shared["tokens"],
-            shared["teacher"],
+    base = record.base()
+    if base is None:
+        base = measure_base(
+            shared[DATASET],
+            shared[TOKENS],
+            shared[TEACHER],
             sweep.base,
             measures_of(sweep.base, sweep.metric),
             reporter,
         )
-        record.put_base(rows, told)
-    rows, told = record.base()
-    for name in ("dataset", "teacher"):
-        if told[name] != shared[name].digest:
+        record.put_base(*base)
+    rows, summary = base
+    for id_ in (DATASET, TEACHER):
+        if summary[id_.kind] != shared[id_].digest:
             raise KdscaleError(
-                f"the {name} has changed since the sweep began: what its trials were measured "
+                f"the {id_} has changed since the sweep began: what its trials were measured "
                 "with is not there any more; put it back, or give the sweep another name"
             )
-    return rows, told
+    return rows, summary
 
 
 def _settled(trials: list[Trial], state: dict[str, Any]) -> list[Trial]:
     """The trials, with the settings that a session before this one had chosen for those that it
     did not see end."""
-    chosen = {told["id"]: told["settings"] for told in state.get("trials", [])}
+    chosen = {trial["id"]: trial["settings"] for trial in state.get("trials", [])}
     return [replace(trial, settings=chosen.get(trial.id, trial.settings)) for trial in trials]
 
 
 def _run_waiting(
-    sweep: Sweep, session: Session, shared: dict[str, Artifact], room: Room, reporter: Reporter
+    sweep: Sweep, session: Session, shared: dict[StepId, Artifact], room: Room, reporter: Reporter
 ) -> None:
     from kdscale.sweep.measure import measures_of
     from kdscale.sweep.trial import Work
@@ -148,11 +148,11 @@ def _run_waiting(
         replace(sweep, base=replace(base, cluster=cluster, storage=storage)),
         record.store.uri,
         record.key,
-        session.told["train_queries"],
+        session.summary["train_queries"],
         measures_of(base, sweep.metric),
-        session.told["costs"],
-        shared["dataset"].ref(),
-        shared["tokens"].ref(),
+        session.summary["costs"],
+        shared[DATASET].ref(),
+        shared[TOKENS].ref(),
         os.getcwd(),
     )
     session.write()
@@ -161,7 +161,7 @@ def _run_waiting(
 
 
 def _finish(
-    session: Session, identity: dict[str, Any], shared: dict[str, Artifact], reporter: Reporter
+    session: Session, identity: dict[str, Any], shared: dict[StepId, Artifact], reporter: Reporter
 ) -> Record:
     """Commit the artifact. Raises KdscaleError where trials failed for the first time, or none
     could start."""
@@ -179,7 +179,7 @@ def _finish(
             f"{len(again)} of {len(board.trials)} trials failed (first {again[0].id}: "
             f"{again[0].reason}); --resume tries them once more, the others are kept"
         )
-    inputs = {role: {"name": a.name, "digest": a.digest} for role, a in shared.items()}
+    inputs = {str(role): {"name": a.name, "digest": a.digest} for role, a in shared.items()}
     for result in board.results.values():
         if result.student is not None:
             inputs[f"trial:{result.id}"] = result.student

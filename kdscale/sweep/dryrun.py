@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kdscale.pipeline import run_steps
+from kdscale.experiment.context import DATASET, TOKENS
+from kdscale.experiment.run import run_steps
 from kdscale.progress import Reporter
+from kdscale.sweep.board import describe, minutes
 from kdscale.sweep.driver import limited, open_record
-from kdscale.sweep.live import describe, minutes
 from kdscale.sweep.rates import (
     HOUR_S,
     check_hours,
@@ -37,7 +38,7 @@ def show_plan(sweep: Sweep, reporter: Reporter) -> None:
     store = record.store
     store.preflight(writing=False)
     base = replace(sweep.base, students=[])
-    dataset = run_steps(base, store, ["dataset"], reporter, dry_run=True)[0].artifact
+    dataset = run_steps(base, store, [DATASET], reporter, dry_run=True)[0].artifact
     queries = None if dataset is None else train_queries(dataset)
     configs = trial_configs(sweep, trials, queries)
     if queries is not None:
@@ -49,11 +50,11 @@ def show_plan(sweep: Sweep, reporter: Reporter) -> None:
     for config, outcome in shared:
         seconds = shared_seconds(outcome, config, store)
         took.append(seconds)
-        told = "" if outcome.artifact is not None else f"  {_how_long(seconds)}"
-        reporter.info(f"  {outcome.status:10} {outcome.step.name}{told}")
+        summary = "" if outcome.artifact is not None else f"  {_how_long(seconds)}"
+        reporter.info(f"  {outcome.status:10} {outcome.step.name}{summary}")
     expected: dict[str, float | None] = dict.fromkeys(configs)
     if queries is not None:
-        tokens = next(o.artifact for _, o in shared if o.step.name == "tokens")
+        tokens = next(o.artifact for _, o in shared if o.step.id == TOKENS)
         rates = rates_of_store(store, tokens.digest if tokens else None)
         sizes = pairs_of_trials(trials, configs, queries)
         expected = expected_seconds(rates, configs, sizes)
@@ -62,11 +63,11 @@ def show_plan(sweep: Sweep, reporter: Reporter) -> None:
     reporter.info("trials:")
     for trial in trials:
         if trial.id in ended:
-            status, told = ended[trial.id][0].status, ""
+            status, summary = ended[trial.id][0].status, ""
         else:
-            status, told = "would run", f"  {_how_long(expected[trial.id])}"
+            status, summary = "would run", f"  {_how_long(expected[trial.id])}"
             took.append(expected[trial.id])
-        reporter.info(f"  {status:10} {trial.id}  {describe(trial)}{told}")
+        reporter.info(f"  {status:10} {trial.id}  {describe(trial)}{summary}")
     left_out = len(sweep.trials) - len(trials)
     if left_out:
         reporter.info(f"  {left_out} more are left out by {SECTION}.limits.trials")

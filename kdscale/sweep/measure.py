@@ -12,11 +12,16 @@ import pyarrow as pa
 from kdscale.config import Config, Shape
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.queries import DEV
-from kdscale.evaluation.collection import Collection
-from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
-from kdscale.evaluation.latency import hardware, measure_latency, speedup
+from kdscale.evaluation.collection import Collection, score_queries, scoring_device
+from kdscale.evaluation.latency import (
+    count_parameters,
+    forward_flops,
+    hardware,
+    measure_latency,
+    speedup,
+    weight_bytes,
+)
 from kdscale.evaluation.measures import parse_measures
-from kdscale.evaluation.ranking import score_queries, scoring_device
 from kdscale.evaluation.trials import trial_rows
 from kdscale.models.pretrained import load_encoder
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker
@@ -86,7 +91,7 @@ def measure_base(
             **columns_of(of_teacher),
         ),
     ]
-    told = {
+    summary = {
         "split": DEV,
         "depth": config.evaluate.depth,
         "queries": len(collection.qrels),
@@ -96,7 +101,7 @@ def measure_base(
         "dataset": dataset.digest,
         "teacher": teacher.digest,
     }
-    return pa.concat_tables(rows), told
+    return pa.concat_tables(rows), summary
 
 
 def columns_of(cost: dict[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from kdscale.config import Config, Shape
 from kdscale.errors import KdscaleError
-from kdscale.matters import shape_of
-from kdscale.pipeline import Outcome
+from kdscale.experiment.run import Outcome
 from kdscale.store import Store
 from kdscale.store.artifact import canonical_json
-from kdscale.sweep.shared import LM
 from kdscale.sweep.space import SECTION
 from kdscale.sweep.spec import Sweep
 
@@ -42,7 +41,7 @@ def rates_of_store(store: Store, tokens: str | None) -> Rates:
     rates = Rates()
     for student in store.list("students"):
         read = student.manifest["inputs"].get("tokens", {}).get("digest")
-        shape = student.manifest["config"].get("student")
+        shape = student.manifest["config"].get("shape")
         if read == tokens and isinstance(shape, dict):
             rates.add(shape, student.facts.get("pairs_seen"), student.facts.get("seconds"))
     return rates
@@ -61,10 +60,10 @@ def shared_seconds(outcome: Outcome, config: Config, store: Store) -> float | No
         seconds = facts.get("seconds")
         if artifact.manifest["stage"] != step.stage or not seconds:
             continue
-        if not step.name.startswith(LM):
+        if step.id.kind != "lm":
             return seconds
         steps, train = facts.get("steps"), config.lm.train
-        if told.get("student") == step.params["student"] and steps and train.max_steps is not None:
+        if told.get("shape") == asdict(step.settings.shape) and steps and train.max_steps:
             return seconds * train.max_steps / steps
     return None
 
@@ -90,5 +89,5 @@ def check_hours(sweep: Sweep, seconds: dict[str, float | None]) -> None:
 
 def _key(shape: Shape | dict[str, Any]) -> bytes:
     """A shape without its name: what it is called does not matter."""
-    told = shape if isinstance(shape, dict) else shape_of(shape)
+    told = shape if isinstance(shape, dict) else asdict(shape)
     return canonical_json({k: v for k, v in told.items() if k != "name"})

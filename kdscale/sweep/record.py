@@ -1,4 +1,5 @@
-"""What a sweep has to show, in the store: one piece a trial, written once by whoever saw it end.
+"""What a sweep keeps in the store: one piece a trial, written once by whoever saw it end; and
+whether a sweep may start or resume.
 
     .work/sweeps/KEY/sweep           what was asked for, and when it began
     .work/sweeps/KEY/base            BM25, the teacher, and what each shape costs
@@ -8,20 +9,23 @@
     sweeps/KEY                       the artifact, when every trial has ended
 
 The pieces of the trials are the truth, and Ray Tune's own state is never read: a sweep that was
-killed goes on with the trials that have none.
+killed resumes with the trials that have none.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import psutil
 import pyarrow as pa
 
 import kdscale
@@ -31,6 +35,7 @@ from kdscale.evaluation.trials import TRIALS, read_trials, write_trials
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, DamagedError, Store
 from kdscale.store.artifact import build_manifest, list_files, sha256_json
+from kdscale.sweep.spec import Sweep
 
 KIND = "sweeps"
 TABLE, STATE, PAGE = "results.parquet", "sweep.json", "index.html"
@@ -74,9 +79,9 @@ class Record:
         return self.store.find(KIND, self.key)
 
     def begin(self, identity: dict[str, Any]) -> None:
-        told = {"identity": identity, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        summary = {"identity": identity, "created": datetime.now(UTC).isoformat(timespec="seconds")}
         with _folder() as folder:
-            (folder / STATE).write_text(json.dumps(told))
+            (folder / STATE).write_text(json.dumps(summary))
             self._pieces.publish(folder, BEGUN)
 
     def begun(self) -> dict[str, Any] | None:
@@ -85,10 +90,10 @@ class Record:
             return None
         return _read_json(self._pieces.fetch(BEGUN) / STATE)
 
-    def put_base(self, rows: pa.Table, told: dict[str, Any]) -> None:
+    def put_base(self, rows: pa.Table, summary: dict[str, Any]) -> None:
         with _folder() as folder:
             write_table(folder / TABLE, rows, TRIALS)
-            (folder / STATE).write_text(json.dumps(told))
+            (folder / STATE).write_text(json.dumps(summary))
             self._pieces.publish(folder, BASE)
 
     def base(self) -> tuple[pa.Table, dict[str, Any]] | None:
@@ -119,24 +124,27 @@ class Record:
 
     def results(self, reporter: Reporter) -> dict[str, tuple[Result, pa.Table | None]]:
         """Trial -> how it ended. A damaged piece is removed: its trial is measured again."""
-        found = {}
+        found: dict[str, tuple[Result, pa.Table | None]] = {}
         for name in self._pieces.names():
             if not name.startswith("trial-"):
                 continue
             trial = name.removeprefix("trial-")
             try:
-                found[trial] = self.result(trial)
+                result = self.result(trial)
             except DamagedError as error:
                 reporter.warn(f"{error}; trial {trial} is measured again")
                 self._pieces.remove(name)
+                continue
+            if result is not None:  # None: another process removed it just now
+                found[trial] = result
         return found
 
-    def put_table(self, tables: list[pa.Table], told: dict[str, Any]) -> None:
+    def put_table(self, tables: list[pa.Table], summary: dict[str, Any]) -> None:
         """The table and the state of everything, in place of the one before."""
         old = self._tables()
         number = int(old[-1].removeprefix("table-")) + 1 if old else 1
         with _folder() as folder:
-            _write(folder, tables, told)
+            _write(folder, tables, summary)
             self._pieces.publish(folder, f"table-{number:06d}")
         for name in old:
             self._pieces.remove(name)
@@ -164,14 +172,14 @@ class Record:
         identity: dict[str, Any],
         inputs: dict[str, dict[str, str]],
         tables: list[pa.Table],
-        told: dict[str, Any],
+        summary: dict[str, Any],
         facts: dict[str, Any],
     ) -> Artifact:
         """The artifact, with its page; the pieces are removed."""
         from kdscale.report.sweep_page import render_sweep
 
         with self.store.staging(KIND, self.key) as out:
-            _write(out, tables, told)
+            _write(out, tables, summary)
             (out / PAGE).write_text(render_sweep(*read_trials(out / TABLE)), encoding="utf-8")
             manifest = build_manifest(
                 kind=KIND,
@@ -185,7 +193,9 @@ class Record:
             )
             self.store.commit(out, KIND, self.key, manifest)
         self._pieces.clear()
-        return self.artifact()
+        artifact = self.artifact()
+        assert artifact is not None  # it was committed above
+        return artifact
 
     def _tables(self) -> list[str]:
         return [name for name in self._pieces.names() if name.startswith("table-")]
@@ -195,9 +205,9 @@ def sweep_key(label: str, identity: dict[str, Any]) -> str:
     return f"{label}-{sha256_json(identity)[:12]}"
 
 
-def _write(folder: Path, tables: list[pa.Table], told: dict[str, Any]) -> None:
-    write_trials(folder / TABLE, tables, **told)
-    (folder / STATE).write_text(json.dumps(told, indent=1))
+def _write(folder: Path, tables: list[pa.Table], summary: dict[str, Any]) -> None:
+    write_trials(folder / TABLE, tables, **summary)
+    (folder / STATE).write_text(json.dumps(summary, indent=1))
 
 
 @contextmanager
@@ -224,3 +234,92 @@ def _result(path: Path) -> Result:
     if result is None or result.status not in ENDED:
         raise DamagedError(f"{path} is not what a sweep writes")
     return result
+
+
+def begin(
+    sweep: Sweep, record: Record, identity: dict[str, Any], resume: bool, reporter: Reporter
+) -> dict[str, Any]:
+    """What was written when the sweep began. Raises KdscaleError where --resume is missing or
+    wrong, or another process is at it."""
+    begun = record.begun()
+    others = unfinished_others(record.store, sweep.base.name, record.key)
+    if begun is None and resume:
+        if not others:
+            raise KdscaleError(
+                f"--resume: no sweep {sweep.base.name} of this file was begun in "
+                f"{record.store.uri}; run it without --resume"
+            )
+        # The one that this file most likely was.
+        summary, was = min(
+            (
+                (changes(then["identity"], identity), other)
+                for other in others
+                if (then := other.begun()) is not None
+            ),
+            key=lambda found: len(found[0]),
+        )
+        more = f", and {len(summary) - 3} more" if len(summary) > 3 else ""
+        raise KdscaleError(
+            f"--resume: the sweep file has changed since {was.key} was begun: "
+            f"{'; '.join(summary[:3])}{more}; put that back to resume it, or run without --resume "
+            "for a new sweep (students and language models that it shares are not made again)"
+        )
+    # Until something was measured there is nothing that a new start could lose.
+    if begun is not None and not resume and record.base() is not None:
+        raise KdscaleError(f"{record.uri} was begun and has not ended; add --resume to resume it")
+    if begun is None:
+        for other in others:
+            reporter.info(f"unfinished, of an earlier version of this file: {other.uri}")
+        record.begin(identity)
+        begun = record.begun()
+        assert begun is not None  # by the line above
+        return begun
+    at_work = (record.state() or {}).get("process")
+    if is_alive(at_work):
+        raise KdscaleError(
+            f"process {at_work['pid']} is running this sweep; wait for it, or stop it first"
+        )
+    return begun
+
+
+def unfinished_others(store: Store, label: str, key: str) -> list[Record]:
+    """Unfinished sweeps of the same name: of the same file, as it was before a change."""
+    length = len(label) + 13  # a dash and twelve digits
+    keys = [k for k in store.unfinished(KIND) if k.startswith(f"{label}-") and len(k) == length]
+    others = [Record(store, k) for k in keys if k != key]
+    return [record for record in others if record.begun() is not None]
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two identities, in words, setting by setting."""
+    old, new = _flat(before), _flat(now)
+    summary = []
+    for key in dict.fromkeys([*old, *new]):
+        if old.get(key) != new.get(key):
+            was, is_ = (json.dumps(v[key]) if key in v else "not set" for v in (old, new))
+            summary.append(f"{key} was {was}, is {is_}")
+    return summary
+
+
+def process() -> dict[str, Any]:
+    """What tells this process from all others, now and later."""
+    own = psutil.Process()
+    return {"host": platform.node(), "pid": own.pid, "began": own.create_time()}
+
+
+def is_alive(summary: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a process told by `process` is at work on this machine."""
+    if not isinstance(summary, dict) or summary.get("host") != platform.node():
+        return False
+    try:
+        other = psutil.Process(summary.get("pid"))
+        return other.pid != os.getpid() and abs(other.create_time() - summary["began"]) < 1
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    below = [_flat(v, f"{key}.{k}" if key else str(k)) for k, v in value.items()]
+    return {k: v for part in below for k, v in part.items()}

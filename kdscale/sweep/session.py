@@ -8,11 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from kdscale.progress import Reporter
-from kdscale.sweep.begin import process
-from kdscale.sweep.board import Board
-from kdscale.sweep.live import View
+from kdscale.sweep.board import Board, View
 from kdscale.sweep.rates import HOUR_S
-from kdscale.sweep.record import Record, Result
+from kdscale.sweep.record import Record, Result, process
 from kdscale.sweep.space import Trial
 from kdscale.sweep.spec import Sweep
 
@@ -31,11 +29,11 @@ class Session:
         record: Record,
         board: Board,
         rows: dict[str, pa.Table],
-        told: dict[str, Any],
+        summary: dict[str, Any],
         began: float,
         reporter: Reporter,
     ):
-        self._sweep, self.record, self.board, self.told = sweep, record, board, told
+        self._sweep, self.record, self.board, self.summary = sweep, record, board, summary
         self._rows, self._began = dict(rows), began
         self.events = record.store.disk / ".tensorboard" / record.key
         self._writers: dict[str, Any] = {}
@@ -43,7 +41,7 @@ class Session:
         self._chooser = None
         self.left_out = ""  # why trials were not started, if any
         if sweep.search.type == "optuna":
-            from kdscale.sweep.choose import Chooser
+            from kdscale.sweep.tuning import Chooser
 
             self._chooser = Chooser(sweep.axes, sweep.section.seed)
             for trial, result in board.ranked():
@@ -76,25 +74,25 @@ class Session:
         self.view.started(trial)
         self.write()
 
-    def reported(self, trial: Trial, told: dict[str, Any]) -> None:
+    def reported(self, trial: Trial, summary: dict[str, Any]) -> None:
         running = self.board.running.get(trial.id)
         if running is None:
             return
-        running.note(told)
+        running.note(summary)
         writer = self._writer(trial)
         for name in ("loss", "lr", "tokens_per_s", "dev"):
-            if name in told:
-                writer.add_scalar(name, told[name], told["step"])
+            if name in summary:
+                writer.add_scalar(name, summary[name], summary["step"])
         self.view.tick()
 
-    def ended(self, trial: Trial, told: dict[str, Any]) -> None:
+    def ended(self, trial: Trial, summary: dict[str, Any]) -> None:
         there = self.record.result(trial.id)
         if there is not None:
             result, rows = there
             if rows is not None:
                 self._rows[trial.id] = rows
-        elif told.get("status") == "failed":
-            result = self._of_running(trial, "failed", reason=told.get("reason"))
+        elif summary.get("status") == "failed":
+            result = self._of_running(trial, "failed", reason=summary.get("reason"))
         else:
             result = self._of_running(trial, "stopped")
             self.record.put(result)
@@ -117,7 +115,7 @@ class Session:
 
     def state(self) -> dict[str, Any]:
         return {
-            **self.told,
+            **self.summary,
             "counts": self.board.counts(),
             "left_out": self.left_out,
             "spent_s": round(time.monotonic() - self._began, 1),

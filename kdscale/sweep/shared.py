@@ -8,23 +8,22 @@ what is there is not made again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from kdscale.config import Config
 from kdscale.data.dataset import Dataset
 from kdscale.data.queries import DEV, TRAIN
 from kdscale.errors import KdscaleError
-from kdscale.matters import language_model, section
-from kdscale.modelcheck import check_models
-from kdscale.pipeline import Outcome, run_steps
+from kdscale.experiment.cache_key import cache_key
+from kdscale.experiment.context import DATASET, TEACHER, TOKENS, StepId
+from kdscale.experiment.rehearsal import check_models
+from kdscale.experiment.run import Outcome, key_of, run_steps
+from kdscale.experiment.steps import Step, build_steps, lm_settings
 from kdscale.progress import Reporter
-from kdscale.steps import Step, build_steps
 from kdscale.store import Artifact, Store
 from kdscale.store.artifact import canonical_json
 from kdscale.sweep.space import SECTION, Trial
 from kdscale.sweep.spec import Sweep, queries_of
-
-LM = "lm:"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Part:
     """Steps to be made of one config."""
 
     config: Config
-    wanted: list[str]
+    wanted: list[StepId]
 
 
 def student_step(config: Config) -> Step:
@@ -43,19 +42,21 @@ def student_step(config: Config) -> Step:
 def shared_parts(sweep: Sweep, configs: list[Config]) -> list[Part]:
     """What the trials of these configs need: first what all have, then the language models,
     setting by setting."""
-    needed = {"dataset": None, "tokens": None, "teacher": None}
-    groups: dict[bytes, tuple[Config, dict[str, None]]] = {}
+    needed: dict[StepId, None] = dict.fromkeys([DATASET, TOKENS, TEACHER])
+    groups: dict[bytes, tuple[Config, dict[StepId, None]]] = {}
     for config in configs:
-        for name in student_step(config).inputs.values():
-            if not name.startswith(LM):
-                needed[name] = None
+        for id_ in student_step(config).inputs.values():
+            if id_.kind != "lm":
+                needed[id_] = None
                 continue
-            setting = canonical_json(language_model(config.lm))
-            groups.setdefault(setting, (config, {}))[1][name] = None
+            lm = vars(lm_settings(config, config.students[0]))
+            setting = cache_key({k: v for k, v in lm.items() if k not in ("model", "shape")})
+            groups.setdefault(canonical_json(setting), (config, {}))[1][id_] = None
     parts = [Part(replace(sweep.base, students=[]), list(needed))]
-    for config, names in groups.values():
-        shapes = [shape for shape in sweep.base.students if f"{LM}{shape.name}" in names]
-        parts.append(Part(replace(config, students=shapes), list(names)))
+    for config, ids in groups.values():
+        wanted = {id_.shape for id_ in ids}
+        shapes = [shape for shape in sweep.base.students if shape.name in wanted]
+        parts.append(Part(replace(config, students=shapes), list(ids)))
     return parts
 
 
@@ -65,7 +66,7 @@ def check_trials(configs: Iterable[Config], download: bool = True) -> None:
     download: as in `check_models`."""
     groups: dict[bytes, list[Config]] = {}
     for config in configs:
-        setting = [section(config.lm), config.ranker.intermediate_losses]
+        setting = [{**asdict(config.lm), "train": None}, config.ranker.intermediate_losses]
         groups.setdefault(canonical_json(setting), []).append(config)
     for group in groups.values():
         shapes = {shape.name: shape for config in group for shape in config.students}
@@ -78,7 +79,7 @@ def check_trials(configs: Iterable[Config], download: bool = True) -> None:
 def make_dataset(sweep: Sweep, store: Store, reporter: Reporter) -> Artifact:
     """Raises KdscaleError for data that has no dev queries to choose by."""
     base = replace(sweep.base, students=[])
-    artifact = run_steps(base, store, ["dataset"], reporter)[0].artifact
+    artifact = run_steps(base, store, [DATASET], reporter)[0].made
     splits = Dataset(artifact.path).splits()
     if DEV not in splits:
         raise KdscaleError(
@@ -95,7 +96,7 @@ def make_shared(
     outcomes: list[tuple[Config, Outcome]] = []
     for number, part in enumerate(parts):
         made = run_steps(part.config, store, part.wanted, reporter, dry_run)
-        new = [o for o in made if number == 0 or o.step.name.startswith(LM)]
+        new = [o for o in made if number == 0 or o.step.id.kind == "lm"]
         outcomes += [(part.config, outcome) for outcome in new]
     return outcomes
 
@@ -126,8 +127,8 @@ def check_students(configs: dict[str, Config]) -> None:
     for trial, config in configs.items():
         steps, step = build_steps(config), student_step(config)
         # All other inputs are the same for all trials.
-        lm = [steps[name].matters() for name in step.inputs.values() if name.startswith(LM)]
-        student = canonical_json([step.matters(), lm])
+        lm = [key_of(steps[id_]) for id_ in step.inputs.values() if id_.kind == "lm"]
+        student = canonical_json([key_of(step), lm])
         other = seen.setdefault(student, trial)
         if other != trial:
             raise KdscaleError(
@@ -142,11 +143,11 @@ def counts(outcomes: list[Outcome], since: str) -> dict[str, dict[str, int]]:
 
     since: when the sweep began (ISO, UTC)
     """
-    told = {
+    summary = {
         name: {"made": 0, "found": 0} for name in ("teachers", "pairs_scored", "language_models")
     }
-    for outcome in {o.artifact.name: o for o in outcomes}.values():
-        artifact, stage = outcome.artifact, outcome.step.stage
+    for outcome in {o.made.name: o for o in outcomes}.values():
+        artifact, stage = outcome.made, outcome.step.stage
         name, amount = {
             "finetune": ("teachers", 1),
             "score": ("pairs_scored", artifact.facts.get("pairs", 0)),
@@ -154,8 +155,8 @@ def counts(outcomes: list[Outcome], since: str) -> dict[str, dict[str, int]]:
         }.get(stage, (None, 0))
         if name is not None:
             made = artifact.manifest["created"] >= since
-            told[name]["made" if made else "found"] += amount
-    return told
+            summary[name]["made" if made else "found"] += amount
+    return summary
 
 
 def trial_configs(sweep: Sweep, trials: list[Trial], queries: int | None) -> dict[str, Config]:

@@ -2,8 +2,8 @@
 
 The actor holds nothing of the cluster but, without Ray Train, the CPUs that it trains on: the
 student is trained by the workers of a Ray Train run of its own, and measured by a Ray task where
-those have been. When the actor goes, what it started goes with it, and Ray Train frees the place
-of its workers, which it learns of by Ray's State API; `kdscale.sweep.orphans` frees what it misses.
+those have been. When the actor goes, what it started goes with it, and Ray Train frees the place of
+its workers, which it learns of by Ray's State API; `kdscale.sweep.placement` frees what it misses.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdscale.config import Config
+from kdscale.cluster.session import threads_of
+from kdscale.config import Cluster, Config
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.trials import trial_rows
-from kdscale.pipeline import run_steps
+from kdscale.experiment.run import run_steps
 from kdscale.progress import Reporter
-from kdscale.runtime import threads_of
 from kdscale.store import Artifact, open_store
 from kdscale.sweep.record import Record, Result
 from kdscale.sweep.shared import student_step
@@ -70,16 +70,16 @@ def run_trial(work: Work, trial: Trial) -> None:
     # Tune takes reports from its own thread alone, and the training keeps one waiting.
     threading.Thread(target=run, daemon=True).start()
     while True:
-        told = news.get()
-        if "error" in told:
+        message = news.get()
+        if "error" in message:
             # Tune keeps the exception as a pickle, which nobody here is to read.
-            tune.report({"trouble": f"{type(told['error']).__name__}: {told['error']}"})
-            raise told["error"]
-        if "ended" in told:
-            result = told["ended"]
+            tune.report({"trouble": f"{type(message['error']).__name__}: {message['error']}"})
+            raise message["error"]
+        if "ended" in message:
+            result = message["ended"]
             tune.report({"status": result.status, "value": result.value, "reason": result.reason})
             return
-        tune.report(told)
+        tune.report(message)
 
 
 def _train_and_measure(work: Work, trial: Trial, news: queue.SimpleQueue) -> Result:
@@ -118,10 +118,16 @@ def _train(config: Config, store: Any, reporter: Reporter) -> Artifact:
     if config.cluster.engine == "torch":
         import torch
 
-        torch.set_num_threads(threads_of(config.cluster.cpus_per_worker))
+        torch.set_num_threads(threads_of(_cpus(config.cluster)))
     step = student_step(config)
-    outcomes = run_steps(config, store, [step.name], reporter)
-    return next(o.artifact for o in outcomes if o.step.name == step.name)
+    outcomes = run_steps(config, store, [step.id], reporter)
+    return next(o.made for o in outcomes if o.step.id == step.id)
+
+
+def _cpus(cluster: Cluster) -> float:
+    """Of one worker."""
+    assert cluster.cpus_per_worker is not None  # the sweep found room for them
+    return cluster.cpus_per_worker
 
 
 def _measure(work: Work, config: Config, student: Artifact) -> tuple[dict[str, Any], int]:
@@ -135,14 +141,14 @@ def _measure(work: Work, config: Config, student: Artifact) -> tuple[dict[str, A
         return measure(*asked), size
     import ray
 
-    task = ray.remote(
-        num_cpus=cluster.cpus_per_worker,
+    task = ray.remote(  # type: ignore[call-overload] # label_selector may be None
+        num_cpus=_cpus(cluster),
         num_gpus=cluster.gpus_per_worker,
         label_selector=cluster.worker_labels or None,
         max_retries=3,
         scheduling_strategy="DEFAULT",  # outside of the trial's own placement group
     )(_measure_there)
-    return ray.get(task.remote(threads_of(cluster.cpus_per_worker), asked)), size
+    return ray.get(task.remote(threads_of(_cpus(cluster)), asked)), size
 
 
 def _measure_there(threads: int, asked: tuple) -> dict[str, Any]:
@@ -209,15 +215,15 @@ class _Follower(Reporter):
 
     def logged(self, row: dict[str, Any]) -> None:
         self.step = row["step"]
-        told = {name: row[name] for name in SHOWN}
-        told |= {"step": row["step"], "steps": row["steps"]}
+        message = {name: row[name] for name in SHOWN}
+        message |= {"step": row["step"], "steps": row["steps"]}
         seen = row.get("dev_step")
         if seen is not None and (not self.curve or seen > self.curve[-1][0]):
             self.curve.append([seen, row["dev"]])
             if seen < row["steps"]:  # at its end a training is not to be stopped any more
-                told |= {"dev": row["dev"], "dev_step": seen}
-                told["progress"] = 100 * seen / row["steps"]
-        self._news.put(told)
+                message |= {"dev": row["dev"], "dev_step": seen}
+                message["progress"] = 100 * seen / row["steps"]
+        self._news.put(message)
 
 
 def settings_for_tune(trial: Trial) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Ray Tune: which trial starts when, which is stopped, and who hears of it.
 
 Tune is given trials one by one as there is room for them, keeps its state in a folder that goes
-with this process, and is never asked what has been done: `kdscale.sweep.record` knows that.
+with this process, and is never asked what has been done: `kdscale.sweep.record` knows that. Optuna
+chooses settings through its ask-and-tell interface, with a study for each cell, so that what is
+good for one strategy and shape is not held to be good for another.
 """
 
 from __future__ import annotations
@@ -10,18 +12,95 @@ import logging
 import os
 import tempfile
 import time
+import zlib
 from collections import deque
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from kdscale.sweep.orphans import Orphans
-from kdscale.sweep.resources import Room
-from kdscale.sweep.space import CELL_AXES, Trial
+from kdscale.sweep.placement import Orphans, Room
+from kdscale.sweep.record import Result
+from kdscale.sweep.space import CELL_AXES, Axis, Trial
 from kdscale.sweep.spec import Search, Wandb
 from kdscale.sweep.trial import Work, run_trial, settings_for_tune, trial_from_tune
+
+
+class Chooser:
+    """Chooses the open settings of a trial from what the ended ones were worth."""
+
+    def __init__(self, axes: list[Axis], seed: int):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._optuna = optuna
+        self._axes = {axis.key: axis for axis in axes if axis.sampled}
+        self._seed = seed
+        self._studies: dict[str, Any] = {}
+        self._asked: dict[str, Any] = {}
+
+    def ask(self, trial: Trial) -> Trial:
+        """The trial with every setting chosen."""
+        asked = self._study(trial).ask()
+        self._asked[trial.id] = asked
+        settings = dict(trial.settings)
+        for key in (k for k, value in settings.items() if value is None):
+            axis = self._axes[key]
+            if axis.kind == "choice":
+                place = asked.suggest_categorical(key, list(range(len(axis.values))))
+                settings[key] = axis.values[place]
+            else:
+                value = asked.suggest_float(key, *axis.values, log=axis.kind == "loguniform")
+                settings[key] = float(f"{value:.4g}")
+        return replace(trial, settings=settings)
+
+    def tell(self, trial: Trial, result: Result) -> None:
+        """How a trial that was asked for ended."""
+        state = self._optuna.trial.TrialState
+        asked = self._asked.pop(trial.id)
+        if result.status == "finished":
+            self._study(trial).tell(asked, result.value)
+        else:
+            ended = state.PRUNED if result.status == "stopped" else state.FAIL
+            self._study(trial).tell(asked, state=ended)
+
+    def learn(self, trial: Trial, result: Result) -> None:
+        """What an earlier session of the sweep found out. trial: with its settings."""
+        if result.status != "finished":
+            return
+        params: dict[str, Any] = {}
+        ranges: dict[str, Any] = {}
+        for key, value in trial.settings.items():
+            axis = self._axes.get(key)
+            if axis is None:
+                continue
+            if axis.kind == "choice":
+                choices = list(range(len(axis.values)))
+                params[key] = axis.values.index(value)
+                ranges[key] = self._optuna.distributions.CategoricalDistribution(choices)
+            else:
+                low, high = axis.values
+                params[key] = min(high, max(low, value))  # it was rounded
+                ranges[key] = self._optuna.distributions.FloatDistribution(
+                    low, high, log=axis.kind == "loguniform"
+                )
+        known = self._optuna.trial.create_trial(
+            params=params, distributions=ranges, value=result.value
+        )
+        self._study(trial).add_trial(known)
+
+    def _study(self, trial: Trial) -> Any:
+        """Of a trial's cell and of those of its settings that are listed."""
+        listed = {k: v for k, v in trial.settings.items() if k not in self._axes}
+        name = repr((trial.cell, sorted(listed.items())))
+        if name not in self._studies:
+            seed = zlib.crc32(name.encode()) ^ self._seed
+            sampler = self._optuna.samplers.TPESampler(seed=seed)
+            self._studies[name] = self._optuna.create_study(direction="maximize", sampler=sampler)
+        return self._studies[name]
+
 
 LOOK_EVERY_S = 15.0  # for places that nobody uses any more
 MAX_DEATHS = 2  # of a trial's process, each gone on from the last checkpoint
@@ -53,9 +132,9 @@ class Listener(Protocol):
 
     def started(self, trial: Trial) -> None: ...
 
-    def reported(self, trial: Trial, told: dict[str, Any]) -> None: ...
+    def reported(self, trial: Trial, message: dict[str, Any]) -> None: ...
 
-    def ended(self, trial: Trial, told: dict[str, Any]) -> None:
+    def ended(self, trial: Trial, message: dict[str, Any]) -> None:
         """told: its last report, which has no "status" where the scheduler stopped it."""
         ...
 
@@ -77,7 +156,7 @@ def run_trials(work: Work, trials: list[Trial], room: Room, listener: Listener) 
     if cluster.engine == "deepspeed":
         callbacks.append(_Places())
     else:
-        resources |= {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+        resources |= {"CPU": cluster.cpus_per_worker or 0.0, "GPU": cluster.gpus_per_worker}
 
     def trainable(config: dict[str, Any]) -> None:
         run_trial(work, trial_from_tune(config))
@@ -141,7 +220,9 @@ class _Feed(_Unsaved, Searcher):
         self._waiting = deque(trials)
         self._listener = listener
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(  # type: ignore[override] # Ray's own type has no FINISHED
+        self, trial_id: str
+    ) -> dict[str, Any] | str:
         if not self._waiting or not self._listener.may_start():
             return Searcher.FINISHED
         trial = self._listener.choose(self._waiting.popleft())
@@ -175,7 +256,7 @@ class _AshaInCells(FIFOScheduler):
                 metric="dev",
                 mode="max",
                 max_t=100,
-                grace_period=100 * self._search.grace,
+                grace_period=100 * self._search.grace,  # type: ignore[arg-type] # a fraction too
                 reduction_factor=self._search.factor,
             )
         return self._cells[key]

@@ -3,7 +3,7 @@
 A checkpoint holds the trainable module, the optimizer's moments, the step and the log so far, and
 of a watched run what it has seen and, where they are to be kept, its best weights. The
 learning rate, the batch order and the random numbers of a step are functions of (seed, step), so
-nothing else is needed to go on exactly where a run stopped; on another number of workers, or with
+nothing else is needed to resume exactly where a run stopped; on another number of workers, or with
 another engine or ZeRO stage, up to the rounding of sums in another order (and other dropout masks,
 where there is dropout). Nothing is ever unpickled: only the files named here are opened, and each
 with a reader that cannot run what it reads.
@@ -55,7 +55,7 @@ class Saver:
 
         Every rank calls it, since with ZeRO each has a part of the optimizer's state; rank 0
         writes. log: the metrics.jsonl of rank 0, with the rows up to this step;
-        what a watcher left beside it goes along.
+        what a validator left beside it goes along.
         """
         self.wait()
         optimizer = engine.optimizer_state()
@@ -99,7 +99,7 @@ def resume(
 ) -> int:
     """Restore the newest sound checkpoint; returns the steps already done, 0 where there is none.
 
-    Every rank calls it. Rank 0 chooses, so that all go on from the same step, tells of the damaged
+    Every rank calls it. Rank 0 chooses, so that all resume from the same step, tells of the damaged
     ones that it passes over, and gets its log back. Raises DamagedError where another rank cannot
     read what rank 0 could.
     """

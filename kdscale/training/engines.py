@@ -1,13 +1,19 @@
 """The two engines behind one small interface: DeepSpeed (under Ray Train) and plain torch.
 
-The loop talks to an engine only. A loss is the sum over a rank's items divided by the items of
-the whole step and multiplied by the number of ranks, so that the mean of gradients over ranks is
-the gradient of the mean over items: the number of workers does not change the result.
+The loop talks to an engine only. A loss is the sum over a rank's items divided by the items of the
+whole step and multiplied by the number of ranks, so that the mean of gradients over ranks is the
+gradient of the mean over items: the number of workers does not change the result.
+
+Here too is the notice that a node is about to be taken away (`Notice`). Ray Train asks Ray's
+control service every five seconds which nodes are being drained: a spot instance's notice, a
+scale-down, `ray drain-node`. A node that goes without a notice is an ordinary failure, and costs
+the work since the last checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +21,7 @@ from torch import nn
 
 from kdscale.config import Train
 from kdscale.training import optimizer_state
+from kdscale.training.batches import Batch
 
 
 class Engine(Protocol):
@@ -23,9 +30,11 @@ class Engine(Protocol):
     rank: int
     world: int
     device: torch.device
-    optimizer: torch.optim.Optimizer
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]: ...
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]: ...
     def backward(self, loss: torch.Tensor, last: bool) -> None: ...
     def step(self, lr: float) -> float | torch.Tensor:
         """Clip, update, clear gradients; returns the gradient norm before clipping, on the device
@@ -94,7 +103,7 @@ class TorchEngine:
         self._max_grad_norm = train.max_grad_norm
         self._bf16 = train.precision == "bf16"
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         with (
             torch.autocast(self.device.type, torch.bfloat16)
             if self._bf16
@@ -151,7 +160,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         return self._engine(batch)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
@@ -207,3 +216,32 @@ def deepspeed_config(train: Train) -> dict[str, Any]:
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+ASK_EVERY_S = 2.0
+
+
+class Notice:
+    """Called at the end of every step by every rank: is a checkpoint wanted at once?
+
+    True once. Training goes on afterwards, and Ray Train restarts the run on other nodes when that
+    one is gone, unless it is finished by then.
+    """
+
+    def __init__(self) -> None:
+        self._asked = time.monotonic()
+        self._given = False
+
+    def __call__(self, engine: Engine) -> bool:
+        import ray.train
+
+        # Ray's answer is a barrier of all workers. With the node gone it would not end before the
+        # notice's deadline, while a gradient's all-reduce fails at once: so nobody asks again.
+        if self._given:
+            return False
+        # Milliseconds, too many for every step: rank 0's clock says when to ask.
+        if not engine.agree(int(time.monotonic() - self._asked > ASK_EVERY_S)):
+            return False
+        self._asked = time.monotonic()
+        self._given = ray.train.get_preemption_info() is not None
+        return self._given

@@ -1,9 +1,8 @@
-"""Run a training job: DeepSpeed workers under Ray Train, or plain torch in this process.
+"""Run a training: DeepSpeed workers under Ray Train, or plain torch in this process.
 
-A job is a `TrainingJob`: plain data that a worker on any node can rebuild its task from. What it
-reads are references to artifacts, and what it makes are pieces of a workspace: a driver, a worker
-or a node that goes takes along only what was not published, and a run whose model was published
-is never repeated.
+A worker on any node gets the stage's settings and references to artifacts, and what it makes are
+pieces of a workspace: a driver, a worker or a node that goes takes along only what was not
+published, and a run whose model was published is never repeated.
 """
 
 from __future__ import annotations
@@ -16,37 +15,29 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdscale.config import Cluster, Train
+from kdscale.cluster.session import plan_workers, ray_session, threads_of
+from kdscale.config import Cluster
 from kdscale.errors import KdscaleError
+from kdscale.experiment.context import StepId
+from kdscale.experiment.settings import LmSettings, RankerSettings
 from kdscale.progress import Reporter
-from kdscale.runtime import plan_workers, ray_session, threads_of
 from kdscale.store import DamagedError, Workspace
-from kdscale.store.filelist import MANIFEST
+from kdscale.store.artifact import MANIFEST
 
 MAX_WORKER_FAILURES = 3  # a node taken away with a notice does not count
 POLL_S = 1.0
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """What to train.
-
-    task: "ranker" or "lm" (`kdscale.training.tasks`); settings: that task's own, plain JSON
-    """
-
-    task: str
-    settings: dict[str, Any]
-    train: Train
-    losses: dict[str, float]
-    seed: int
+Settings = RankerSettings | LmSettings
+References = dict[StepId, dict[str, str]]  # of artifacts, by their roles
 
 
-def run_job(
-    job: TrainingJob,
+def run_training(
+    settings: Settings,
+    inputs: References,
     workspace: Workspace,
     out: Path,
     cluster: Cluster,
@@ -55,7 +46,7 @@ def run_job(
 ) -> dict[str, Any]:
     """Train, put the model below `out`, return the facts of the run (steps, seconds, tokens/s).
 
-    A run that was stopped goes on from its last checkpoint.
+    A run that was stopped is resumed from its last checkpoint.
     """
     from kdscale.training.tasks import EXPORT, FACTS
 
@@ -71,7 +62,7 @@ def run_job(
                 reporter.logged(row)
 
             train = _train_here if cluster.engine == "torch" else _train_on_ray
-            train(job, workspace, cluster, reporter, on_log)
+            train(settings, inputs, workspace, cluster, reporter, on_log)
         finished = workspace.fetch(EXPORT)
     shutil.copytree(
         finished, out, ignore=shutil.ignore_patterns(MANIFEST, FACTS), dirs_exist_ok=True
@@ -94,7 +85,8 @@ def _finished(workspace: Workspace, reporter: Reporter) -> Path | None:
 
 
 def _train_here(
-    job: TrainingJob,
+    settings: Settings,
+    inputs: References,
     workspace: Workspace,
     cluster: Cluster,
     reporter: Reporter,
@@ -108,11 +100,14 @@ def _train_here(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     hooks = Hooks(on_log, lambda line: reporter.info(f"  {line}"))
-    train_and_export(job, workspace, lambda m: TorchEngine(m, job.train, device), hooks)
+    train_and_export(
+        settings, inputs, workspace, lambda m: TorchEngine(m, settings.train, device), hooks
+    )
 
 
 def _train_on_ray(
-    job: TrainingJob,
+    settings: Settings,
+    inputs: References,
     workspace: Workspace,
     cluster: Cluster,
     reporter: Reporter,
@@ -137,14 +132,15 @@ def _train_on_ray(
         )
         # On the driver's node: it must not go with a worker's.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        progress = ray.remote(num_cpus=0, scheduling_strategy=here)(_Progress).remote()
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
-                "job": job,
+                "settings": settings,
+                "inputs": inputs,
                 "workspace": workspace,
                 "threads": threads_of(plan.cpus),
-                "board": board,
+                "progress": progress,
             },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cluster.workers,
@@ -161,12 +157,12 @@ def _train_on_ray(
                 failure_config=ray.train.FailureConfig(max_failures=MAX_WORKER_FAILURES),
             ),
         )
-        with _polling(ray, board, on_log, reporter), _own_sigint():
+        with _polling(ray, progress, on_log, reporter), _own_sigint():
             try:
                 trainer.fit()
             except ray.train.TrainingFailedError as error:
                 raise KdscaleError(_last_line(error)) from error
-        ray.kill(board)
+        ray.kill(progress)
 
 
 @contextmanager
@@ -186,28 +182,28 @@ def _resources(cpus: float, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
 
-def _worker(settings: dict[str, Any]) -> None:
+def _worker(given: dict[str, Any]) -> None:
     """One Ray Train worker."""
     import torch
     from ray.train.torch import get_device
 
-    from kdscale.training.engines import DeepSpeedEngine
+    from kdscale.training.engines import DeepSpeedEngine, Notice
     from kdscale.training.loop import Hooks
-    from kdscale.training.preemption import Notice
     from kdscale.training.tasks import train_and_export
 
-    torch.set_num_threads(settings["threads"])
-    job, board = settings["job"], settings["board"]
-    hooks = Hooks(board.log.remote, board.say.remote, Notice())
+    torch.set_num_threads(given["threads"])
+    settings, progress = given["settings"], given["progress"]
+    hooks = Hooks(progress.log.remote, progress.say.remote, Notice())
     train_and_export(
-        job,
-        settings["workspace"],
-        lambda m: DeepSpeedEngine(m, job.train, get_device()),
+        settings,
+        given["inputs"],
+        given["workspace"],
+        lambda m: DeepSpeedEngine(m, settings.train, get_device()),
         hooks,
     )
 
 
-class _Board:
+class _Progress:
     """An actor that carries progress from worker 0 to the driver's terminal."""
 
     def __init__(self) -> None:
@@ -227,10 +223,10 @@ class _Board:
 
 
 class _polling:
-    """Shows the board's rows and lines while the body runs."""
+    """Shows the rows and lines of `_Progress` while the body runs."""
 
-    def __init__(self, ray: Any, board: Any, on_log: Callable[[dict], None], reporter: Reporter):
-        self._ray, self._board, self._on_log, self._reporter = ray, board, on_log, reporter
+    def __init__(self, ray: Any, progress: Any, on_log: Callable[[dict], None], reporter: Reporter):
+        self._ray, self._progress, self._on_log, self._reporter = ray, progress, on_log, reporter
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -245,7 +241,7 @@ class _polling:
         stopped = False
         while not stopped:
             stopped = self._stop.wait(POLL_S)  # once more after the end, for the last lines
-            rows, lines = self._ray.get(self._board.news.remote())
+            rows, lines = self._ray.get(self._progress.news.remote())
             for line in lines:
                 self._reporter.info(f"  {line}")
             for row in rows:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from kdscale.config import Train
-from kdscale.data.batches import BatchOrder, count_micro, rank_share, split_micro
 from kdscale.store import Workspace
 from kdscale.training import checkpoint
+from kdscale.training.batches import Batch, BatchOrder, count_micro, rank_share, split_micro
 from kdscale.training.engines import Engine
 from kdscale.training.metrics import MetricsLog, batch_digest, read_rows
-from kdscale.training.watch import Watcher
+from kdscale.training.validate import Validator
 
 
 def _no_notice(engine: Engine) -> bool:
@@ -41,7 +41,7 @@ class ItemSource(Protocol):
 
     lengths: np.ndarray
 
-    def collate(self, items: np.ndarray, epoch: int) -> dict[str, Any]: ...
+    def collate(self, items: np.ndarray, epoch: int) -> Batch: ...
 
 
 def total_steps(train: Train, steps_per_epoch: int) -> int:
@@ -69,128 +69,192 @@ def train_loop(
     workspace: Workspace,
     log: Path,
     hooks: Hooks,
-    watcher: Watcher | None = None,
+    validator: Validator | None = None,
 ) -> dict[str, Any]:
     """Train `module` (batch -> {term: [B] value an item}); the loss is the weighted sum.
 
-    Goes on from the newest sound checkpoint of the workspace; at the end its own are published.
-    log: where rank 0 keeps its metrics.jsonl; a watcher's files are beside it. Returns steps,
-    seconds and tokens/s, of the training without what a watcher took, and the watcher's facts.
+    Resumes from the newest sound checkpoint of the workspace; its own are published at the end.
+    log: where rank 0 keeps its metrics.jsonl; a validator's files are beside it. Returns steps,
+    seconds and tokens/s, of the training without validation, and the validator's facts.
     """
     order = BatchOrder(source.lengths, train.batch_size, seed)
     steps = total_steps(train, order.steps_per_epoch)
     start = checkpoint.resume(workspace, module, engine, log, hooks.say)
     saver = checkpoint.Saver(workspace)
-    writer = MetricsLog(log) if engine.rank == 0 else None
-    if start and engine.rank == 0:
-        hooks.say(f"going on from the checkpoint of step {start} of {steps}")
+    first = engine.rank == 0
+    if start and first:
+        hooks.say(f"resumed from the checkpoint of step {start} of {steps}")
     module.train()
-    # Of the processes that this one goes on from.
-    seconds_before = read_rows(log)[-1]["elapsed_s"] if start and engine.rank == 0 else 0.0
-    if watcher is not None:
-        watcher.begin(log.parent, order)
-        if not start:
-            watcher.look(module, engine, 0, 0.0)
+    if validator is not None:
+        validator.begin(log.parent, order, module, engine, start)
+    window = Window(engine, order, weights, steps, log, hooks, resumed=start > 0)
     done = start
-    began = logged_at = time.monotonic()
-    tokens = tokens_since = 0
-    waited = 0.0
-    vector = torch.tensor(list(weights.values()), device=engine.device)
-    sums = torch.zeros_like(vector)
-    batches: list[str] = []  # digests of those since the last row
-    for step, micros, digest, waited_s in _prefetched(order, source, train, engine, start, steps):
+    for batch in _prefetched(order, source, train, engine, start, steps):
         # Random numbers are a function of the step, so that a resumed run draws the same ones.
-        torch.manual_seed(_step_seed(seed, step, engine.rank))
-        waited += waited_s
-        for index, (batch, share, count) in enumerate(micros):
-            terms = engine.forward(_to_device(batch, engine.device))
-            scale = share * engine.world / order.batch_size
-            means = torch.stack([terms[name].float().mean() for name in weights]) * scale
-            engine.backward((means * vector).sum(), last=index == len(micros) - 1)
-            sums += means.detach()
-            tokens_since += count
-        norm = engine.step(learning_rate(train, step, steps))
-        batches.append(digest)
-        done = step + 1
+        torch.manual_seed(_step_seed(seed, batch.step, engine.rank))
+        train_step(engine, batch, order.batch_size, window)
+        rate = learning_rate(train, batch.step, steps)
+        norm = engine.step(rate)
+        done = batch.step + 1
         last = done == steps
-        if watcher is not None and watcher.due(done, steps):
-            elapsed = seconds_before + time.monotonic() - began
-            looked_s = watcher.look(module, engine, done, elapsed)
-            began, logged_at = began + looked_s, logged_at + looked_s
-            if watcher.stopped and not last:
-                last = True
-                if engine.rank == 0:
-                    hooks.say(f"stopped at step {done} of {steps}: {watcher.why()}")
-        due = not last and bool(train.checkpoint_every) and done % train.checkpoint_every == 0
+        if validator is not None and validator.due(done, steps):
+            window.pause(validator.validate(module, engine, done, window.elapsed()))
+            if validator.stopped and not last and first:
+                hooks.say(f"stopped at step {done} of {steps}: {validator.why()}")
+            last = last or validator.stopped
+        due = not last and train.checkpoint_every > 0 and done % train.checkpoint_every == 0
         noticed = not last and not due and hooks.notice(engine)
-        due = due or noticed
         # A checkpoint closes the row, so that no half-filled one has to travel with it.
-        if done % train.log_every == 0 or last or due:
-            means = (engine.mean(sums / len(batches))).tolist()
-            now = time.monotonic()
-            tokens += tokens_since * engine.world
-            if writer is not None:
-                named = dict(zip(weights, means, strict=True))
-                row = {
-                    "step": done,
-                    "steps": steps,
-                    "epoch": done / order.steps_per_epoch,
-                    "lr": learning_rate(train, step, steps),
-                    "loss": sum(weights[name] * value for name, value in named.items()),
-                    "terms": named,
-                    "grad_norm": float(norm),
-                    "tokens_per_s": tokens_since * engine.world / max(1e-9, now - logged_at),
-                    "data_wait_s": waited,
-                    "elapsed_s": seconds_before + now - began,
-                    "time": time.time(),
-                    "batches": batches,
-                }
-                writer.write(row)
-                hooks.log(row if watcher is None else {**row, **watcher.seen})
-            if not np.isfinite(means).all():
-                raise FloatingPointError(f"the loss is not a number at step {done}")
-            sums.zero_()
-            batches = []
-            tokens_since = 0
-            waited, logged_at = 0.0, now
-        if due:
+        if done % train.log_every == 0 or last or due or noticed:
+            window.close(done, rate, norm, validator)
+        if due or noticed:
             saver.save(done, module, engine, log)
         if noticed:
             saver.wait()
         if last:
             break
     saver.wait()
-    if writer is not None:
-        writer.close()
-    seconds = time.monotonic() - began
-    facts = {
-        "steps": done,
-        "resumed_at": start,
-        "items_seen": done * order.batch_size,
-        "seconds": seconds,
-        "tokens_per_s": tokens / max(seconds, 1e-9),
-    }
-    if watcher is not None and engine.rank == 0:
-        facts.update(watcher.finish(module), stopped_early=done < steps)
+    items = done * order.batch_size
+    facts = {"steps": done, "resumed_at": start, "items_seen": items, **window.finish()}
+    if validator is not None and first:
+        facts.update(validator.finish(module), stopped_early=done < steps)
     return facts
+
+
+def train_step(engine: Engine, batch: StepBatch, batch_size: int, window: Window) -> None:
+    """Gradients of one step; the losses are added to the window.
+
+    batch_size: items of the step, over all ranks
+    """
+    for index, micro in enumerate(batch.micros):
+        terms = engine.forward(micro.batch.to(engine.device))
+        scale = micro.items * engine.world / batch_size
+        means = torch.stack([terms[name].float().mean() for name in window.names]) * scale
+        engine.backward((means * window.weights).sum(), last=index == len(batch.micros) - 1)
+        window.sums += means.detach()
+    window.add(batch)
+
+
+class Window:
+    """What happened since the last row of the log, and the clock of the training, which stands
+    still during validation.
+
+    names, weights: of the loss terms, weights [terms]; sums: [terms] of their values
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        order: BatchOrder,
+        weights: dict[str, float],
+        steps: int,
+        log: Path,
+        hooks: Hooks,
+        resumed: bool,
+    ):
+        self.names, self._by_name = list(weights), weights
+        self.weights = torch.tensor(list(weights.values()), device=engine.device)
+        self.sums = torch.zeros_like(self.weights)
+        self._engine, self._order, self._steps, self._hooks = engine, order, steps, hooks
+        self._writer = MetricsLog(log) if engine.rank == 0 else None
+        # Of the processes of this run that were stopped.
+        self._before = read_rows(log)[-1]["elapsed_s"] if resumed and engine.rank == 0 else 0.0
+        self._began = self._closed = time.monotonic()
+        self._all_tokens = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self.sums.zero_()
+        self._digests: list[str] = []
+        self._tokens, self._waited = 0, 0.0
+
+    def add(self, batch: StepBatch) -> None:
+        """A step that was made."""
+        self._digests.append(batch.digest)
+        self._tokens += sum(micro.tokens for micro in batch.micros)
+        self._waited += batch.waited_s
+
+    def elapsed(self) -> float:
+        """Seconds of training, those of the processes before this one too; rank 0 only."""
+        return self._before + time.monotonic() - self._began
+
+    def pause(self, seconds: float) -> None:
+        """Seconds that were not of the training."""
+        self._began += seconds
+        self._closed += seconds
+
+    def close(
+        self, done: int, rate: float, norm: float | torch.Tensor, validator: Validator | None
+    ) -> None:
+        """Write a row (rank 0) and begin the next. Every rank calls it.
+
+        Raises FloatingPointError where a loss is not a number.
+        """
+        means = self._engine.mean(self.sums / len(self._digests)).tolist()
+        now = time.monotonic()
+        tokens = self._tokens * self._engine.world
+        self._all_tokens += tokens
+        if self._writer is not None:
+            terms = dict(zip(self.names, means, strict=True))
+            row = {
+                "step": done,
+                "steps": self._steps,
+                "epoch": done / self._order.steps_per_epoch,
+                "lr": rate,
+                "loss": sum(self._by_name[name] * value for name, value in terms.items()),
+                "terms": terms,
+                "grad_norm": float(norm),
+                "tokens_per_s": tokens / max(1e-9, now - self._closed),
+                "data_wait_s": self._waited,
+                "elapsed_s": self._before + now - self._began,
+                "time": time.time(),
+                "batches": self._digests,
+            }
+            self._writer.write(row)
+            self._hooks.log(row if validator is None else {**row, **validator.seen})
+        if not np.isfinite(means).all():
+            raise FloatingPointError(f"the loss is not a number at step {done}")
+        self._clear()
+        self._closed = now
+
+    def finish(self) -> dict[str, float]:
+        """Seconds and tokens a second of this process."""
+        if self._writer is not None:
+            self._writer.close()
+        seconds = time.monotonic() - self._began
+        return {"seconds": seconds, "tokens_per_s": self._all_tokens / max(seconds, 1e-9)}
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
-def _prefetched(
-    order: BatchOrder,
-    source: ItemSource,
-    train: Train,
-    engine: Engine,
-    start: int,
-    steps: int,
-) -> Iterator[tuple[int, list[tuple[dict[str, Any], int, int]], str, float]]:
-    """(step, [(batch, items of ours in it, tokens)], the digest of all ranks' items, seconds
-    waited), made one step ahead."""
+@dataclass(frozen=True)
+class Micro:
+    """What one forward pass of one rank takes: items: ours in it; tokens: of those, padded."""
 
-    def make(step: int) -> tuple[list[tuple[dict[str, Any], int, int]], str]:
+    batch: Batch
+    items: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """All that one rank reads in a step. digest: of the items of all ranks; waited_s: until it was
+    there."""
+
+    step: int
+    micros: list[Micro]
+    digest: str
+    waited_s: float
+
+
+def _prefetched(
+    order: BatchOrder, source: ItemSource, train: Train, engine: Engine, start: int, steps: int
+) -> Iterator[StepBatch]:
+    """The batches of the steps from `start` on, made one step ahead."""
+
+    def make(step: int) -> tuple[list[Micro], str]:
         epoch, items = order.batch(step)
         parts = count_micro(items, source.lengths, train.micro_tokens, engine.world)
         share = rank_share(items, engine.rank, engine.world)
@@ -199,25 +263,16 @@ def _prefetched(
             # Every rank takes part in every micro-batch: an idle one repeats an item, unweighted.
             used = micro if len(micro) else items[:1]
             batch = source.collate(used, epoch)
-            made.append((batch, len(micro), int(source.lengths[micro].sum())))
+            made.append(Micro(batch, len(micro), int(source.lengths[micro].sum())))
         return made, batch_digest(items)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(make, start) if start < steps else None
         for step in range(start, steps):
+            assert ahead is not None
             waiting = time.monotonic()
             micros, digest = ahead.result()
             waited = time.monotonic() - waiting
             if step + 1 < steps:
                 ahead = pool.submit(make, step + 1)
-            yield step, micros, digest, waited
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, list):
-        return [_to_device(value, device) for value in batch]
-    return batch
+            yield StepBatch(step, micros, digest, waited)

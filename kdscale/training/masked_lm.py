@@ -17,9 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kdscale.config import Train
-from kdscale.losses.lm import masked_lm, masked_lm_kl
+from kdscale.losses.lm import MLM, MLM_KL, masked_lm, masked_lm_kl
 from kdscale.models.mlm import MaskedLmHead, states_at
 from kdscale.store import LocalWorkspace
+from kdscale.training.blocks import MaskedBatch
 from kdscale.training.engines import TorchEngine
 from kdscale.training.loop import Hooks, ItemSource, train_loop
 
@@ -43,19 +44,21 @@ class MaskedLm(nn.Module):
         self._losses = set(losses)
 
     def forward(
-        self, states: torch.Tensor, teacher_states: torch.Tensor | None, batch: dict[str, Any]
+        self, states: torch.Tensor, teacher_states: torch.Tensor | None, batch: MaskedBatch
     ) -> dict[str, torch.Tensor]:
         """{term: [B]} of the last states [B, T, H] of both encoders and a batch of a
         `MaskedBlockSource`."""
-        places, chosen = batch["places"], batch["chosen"]
+        places, chosen = batch.places, batch.chosen
         logits = self.head(states_at(states, places))
         terms = {}
-        if "mlm" in self._losses:
-            terms["mlm"] = masked_lm(logits, batch["targets"], chosen)
-        if "mlm_kl" in self._losses:
+        if MLM in self._losses:
+            terms[MLM] = masked_lm(logits, batch.targets, chosen)
+        if MLM_KL in self._losses:
+            head = self._teacher_head[0]
+            assert head is not None and teacher_states is not None  # both are there for mlm_kl
             with torch.no_grad():
-                wanted = self._teacher_head[0](states_at(teacher_states, places))
-            terms["mlm_kl"] = masked_lm_kl(logits, wanted, chosen)
+                wanted = head(states_at(teacher_states, places))
+            terms[MLM_KL] = masked_lm_kl(logits, wanted, chosen)
         return terms
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
@@ -72,11 +75,11 @@ class HeadTraining(nn.Module):
         self.head = head
         self._encoder = (encoder.eval().requires_grad_(False),)
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: MaskedBatch) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            states = self._encoder[0](batch["input_ids"], batch["attention_mask"])[0]
-        logits = self.head(states_at(states, batch["places"]))
-        return {"mlm": masked_lm(logits, batch["targets"], batch["chosen"])}
+            states = self._encoder[0](batch.input_ids, batch.attention_mask)[0]
+        logits = self.head(states_at(states, batch.places))
+        return {MLM: masked_lm(logits, batch.targets, batch.chosen)}
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
         self._encoder[0]._apply(fn)
@@ -95,7 +98,7 @@ def train_head(
     """Train a head on a frozen encoder for so many steps, and freeze it; returns the last loss.
 
     Every worker does all of it for itself, on whole batches, so their number changes nothing; a
-    run that goes on from a checkpoint does it again, to the same weights.
+    resumed run does it again, to the same weights.
     """
     module = HeadTraining(encoder, head)
     train = dataclasses.replace(train, max_steps=steps, checkpoint_every=0)
@@ -106,7 +109,7 @@ def train_head(
             engine=TorchEngine(module, train, device),
             source=source,
             train=train,
-            weights={"mlm": 1.0},
+            weights={MLM: 1.0},
             seed=seed,
             workspace=LocalWorkspace(Path(scratch, "work")),
             log=Path(scratch, "metrics.jsonl"),

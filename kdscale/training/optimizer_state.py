@@ -2,7 +2,7 @@
 
 DeepSpeed's ZeRO 1 and 2 keep the moments of a slice of all parameters on each rank, in an order
 of their own; its own checkpoints are pickles that only the same number of workers can read. Here
-the slices are put together, and cut again for the workers that a run goes on with.
+the slices are put together, and cut again for the workers of a resumed run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 STEP = "step"  # AdamW's count of updates, a scalar beside the moments
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def take(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -41,15 +42,20 @@ def put(
 
 
 def take_zero(module: nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
-    """`take` for DeepSpeed's ZeRO 1 and 2. Every rank calls it and gets the whole state."""
+    """`take` for DeepSpeed's ZeRO 1 and 2. Every rank calls it and gets the whole state.
+
+    DeepSpeed's own getter and setter (deepspeed.utils.safe_get_full_optimizer_state, 0.19) know the
+    moments of the first parameter group alone, and not the count of updates:
+    findings/deepspeed-zero-moments-of-later-groups.sh shows it.
+    """
     import torch.distributed as dist
 
     state = {}
     inner = optimizer.optimizer
     for name, parameter in _trained(module):
-        mapping = parameter._hp_mapping  # None on a rank that holds nothing of this parameter
+        mapping = _mapping(parameter)
         slices = _slices(inner, mapping) if mapping is not None else {}
-        for entry in ("exp_avg", "exp_avg_sq"):
+        for entry in MOMENTS:
             whole = torch.zeros(parameter.numel(), device=parameter.device)
             if entry in slices:
                 _own(whole, mapping).copy_(slices[entry])
@@ -71,11 +77,10 @@ def put_zero(module: nn.Module, optimizer: Any, state: dict[str, torch.Tensor]) 
         flat = group["params"][0]
         inner.state[flat] = {
             STEP: torch.zeros((), device=flat.device),
-            "exp_avg": torch.zeros_like(flat),
-            "exp_avg_sq": torch.zeros_like(flat),
+            **{entry: torch.zeros_like(flat) for entry in MOMENTS},
         }
     for name, parameter in _trained(module):
-        mapping = parameter._hp_mapping
+        mapping = _mapping(parameter)
         if mapping is None or name not in by_parameter:
             continue
         flat = inner.param_groups[mapping.param_group_index]["params"][0]
@@ -95,6 +100,12 @@ def _by_parameter(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.T
         name, entry = key.rsplit(".", 1)
         found.setdefault(name, {})[entry] = value
     return found
+
+
+def _mapping(parameter: Any) -> Any:
+    """DeepSpeed's note of where a parameter is in the flat state; None on a rank that holds nothing
+    of it."""
+    return parameter._hp_mapping
 
 
 def _slices(inner: torch.optim.Optimizer, mapping: Any) -> dict[str, torch.Tensor]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from kdscale.config import BeirSource
 from kdscale.data.lines import SUFFIXES
-from kdscale.data.readers.base import Reject
-from kdscale.data.readers.files import digests
+from kdscale.data.readers.base import Reject, digests
 from kdscale.data.records import read_json_passages, read_json_queries
 from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError

@@ -263,7 +263,7 @@ def _definitions(body: list[ast.stmt]) -> Iterator[tuple[str, Any]]:
     todo = [("", node) for node in reversed(body)]
     while todo:
         prefix, node = todo.pop()
-        blocks = ("body", "orelse", "handlers", "finalbody", "cases")
+        blocks: tuple[str, ...] = ("body", "orelse", "handlers", "finalbody", "cases")
         if isinstance(node, _DEFINITIONS):
             yield f"{prefix}{node.name}", node
             prefix, blocks = f"{prefix}{node.name}.", ("body",)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from kdscale.config import MsMarcoSource
 from kdscale.data.lines import parse_lines, read_tsv_texts
-from kdscale.data.readers.base import Reject
-from kdscale.data.readers.files import check_file, check_files, check_splits, digests
+from kdscale.data.readers.base import Reject, check_file, check_files, check_splits, digests
 from kdscale.data.runfiles import RunLines, run_lines
 from kdscale.data.runs import qrels_lines
 from kdscale.errors import KdscaleError
@@ -59,29 +59,34 @@ class MsMarcoReader:
     def qrels(self, split: str) -> Iterator[tuple[str, str, int] | Reject]:
         if split in self._qrels:
             return qrels_lines(self._qrels[split])
-        return self._qrels_of_triples()
+        assert self._triples is not None  # else train would have had to have qrels
+        return _qrels_of(self._triples)
 
     def candidates(self, split: str) -> RunLines | None:
         path = self._candidates.get(split)
         return run_lines(path) if path else None
 
     def negatives(self) -> Iterator[tuple[str, str] | Reject] | None:
-        return self._negatives() if self._triples else None
+        return _negatives_of(self._triples) if self._triples else None
 
-    def _qrels_of_triples(self) -> Iterator[tuple[str, str, int] | Reject]:
-        seen: set[tuple[str, str]] = set()  # a positive comes back with each of its negatives
-        for item in parse_lines(self._triples, _triple):
-            if isinstance(item, Reject):
-                yield item
-            elif item[:2] not in seen:
-                seen.add(item[:2])
-                yield *item[:2], 1
 
-    def _negatives(self) -> Iterator[tuple[str, str] | Reject]:
-        for item in parse_lines(self._triples, _triple):
-            yield item if isinstance(item, Reject) else (item[0], item[2])
+def _qrels_of(triples: Path) -> Iterator[tuple[str, str, int] | Reject]:
+    seen: set[tuple[str, str]] = set()  # a positive comes back with each of its negatives
+    for item in parse_lines(triples, _triple):
+        if isinstance(item, Reject):
+            yield item
+        elif item[:2] not in seen:
+            seen.add(item[:2])
+            yield *item[:2], 1
+
+
+def _negatives_of(triples: Path) -> Iterator[tuple[str, str] | Reject]:
+    for item in parse_lines(triples, _triple):
+        yield item if isinstance(item, Reject) else (item[0], item[2])
 
 
 def _triple(line: str) -> tuple[str, str, str] | str:
     fields = line.split()
-    return tuple(fields) if len(fields) == 3 else "not three ids (qid, positive pid, negative pid)"
+    if len(fields) != 3:
+        return "not three ids (qid, positive pid, negative pid)"
+    return fields[0], fields[1], fields[2]

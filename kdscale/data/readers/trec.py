@@ -9,9 +9,8 @@ from typing import Any
 
 from kdscale.config import TrecSource
 from kdscale.data.lines import Texts, TextsReader, read_by_first_char, read_tsv_texts
-from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
-from kdscale.data.readers.base import Reject
-from kdscale.data.readers.files import check_files, check_splits, digests
+from kdscale.data.queries import describe, ids_of, renamed, same_numbers
+from kdscale.data.readers.base import Reject, check_files, check_splits, digests
 from kdscale.data.readers.sgml import read_sgml_documents
 from kdscale.data.readers.topics import TITLE, read_sgml_topics
 from kdscale.data.records import read_json_passages, read_json_queries
