@@ -1,4 +1,4 @@
-"""Helpers that tests of several folders share are importable by name."""
+"""Fixtures of all tests, and the order of the files. What they build from is in tests.worlds."""
 
 import subprocess
 import sys
@@ -8,26 +8,24 @@ from types import SimpleNamespace
 import pytest
 
 HERE = Path(__file__).parent
-for folder in (HERE, HERE / "models", HERE / "evaluation", HERE / "data", HERE / "store"):
-    sys.path.insert(0, str(folder))
 
-# Files that take minutes, the longest first. Two run side by side: a long one that began last would
-# be waited for alone.
+# Files below this folder that take minutes, the longest first. Two run side by side: a long one
+# that began last would be waited for alone.
 LONG = (
-    "test_recovery.py",
-    "test_pipeline.py",
-    "test_sweep.py",
-    "test_sweep_on_s3.py",
-    "test_submit.py",
-    "test_hostile_page.py",
-    "test_score_recovery.py",
-    "test_plan.py",
+    "training/test_recovery.py",
+    "experiment/test_run.py",
+    "sweep/test_sweep.py",
+    "sweep/test_sweep_on_s3.py",
+    "cluster/test_submit.py",
+    "report/test_hostile_page.py",
+    "stages/test_score_recovery.py",
+    "planning/test_rates.py",
 )
 
 
 def pytest_collection_modifyitems(items):
-    places = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    places = {HERE / path: place for place, path in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +59,8 @@ def ray_cluster(s3_server):
 
     After the object store, so that workers inherit the settings of it.
     """
+    from kdscale.cluster.session import ray_session
     from kdscale.config import Cluster
-    from kdscale.runtime import ray_session
 
     with ray_session(Cluster(), state_api=True) as ray:  # as sweeps want it
         yield ray

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from world import make_beir, make_encoder
 
 from kdscale.evaluation.trials import read_trials
+from tests.worlds.world import make_beir, make_encoder
 
 pytestmark = pytest.mark.slow
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

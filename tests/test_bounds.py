@@ -7,8 +7,8 @@ import pytest
 
 from kdscale.bounds import Bound, Count, Positive, Share, check_options
 from kdscale.config import Config
-from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
+from kdscale.experiment.load import load_config
 from kdscale.sweep.spec import Section
 
 
@@ -30,9 +30,11 @@ def unbounded(hint, where):
 
 
 def numbers(hint, where):
-    """(dotted path, its bounded type) of every number of a config that stands by itself."""
+    """(dotted path, type, bound) of every number of a config that stands by itself."""
     if get_origin(hint) is Annotated:
-        yield where, hint
+        inner, *rest = get_args(hint)
+        bounds = [(where, inner, said) for said in rest if isinstance(said, Bound)]
+        yield from bounds or numbers(inner, where)
     elif dataclasses.is_dataclass(hint):
         for name, inner in typing.get_type_hints(hint, include_extras=True).items():
             yield from numbers(inner, f"{where}.{name}".lstrip("."))
@@ -51,12 +53,11 @@ def test_the_walk_finds_a_number_without_a_bound():
 
 
 @pytest.mark.parametrize(
-    ("key", "hint"), [n for n in numbers(Config, "") if not n[0].startswith("source.")]
+    ("key", "kind", "bound"), [n for n in numbers(Config, "") if not n[0].startswith("source.")]
 )
-def test_each_number_is_refused_outside_of_its_bound(tmp_path, key, hint):
+def test_each_number_is_refused_outside_of_its_bound(tmp_path, key, kind, bound):
     """Wherever a config is loaded: for doctor, --dry-run, run, and with --set."""
     (tmp_path / "c.yaml").write_text("")
-    kind, bound = get_args(hint)
     lower = bound.above if bound.above is not None else bound.least - 1
     for value in (lower, ".nan", "-.inf"):
         with pytest.raises(KdscaleError, match=f"^{key}: ") as caught:

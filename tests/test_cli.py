@@ -2,9 +2,10 @@ import subprocess
 import sys
 
 import pytest
-from world import make_config, make_encoder
 
-from kdscale.cli import STAGES, main
+from kdscale.cli import main
+from kdscale.commands.run import STAGES
+from tests.worlds.world import make_config, make_encoder
 
 STORE_COMMANDS = ("pull", "push", "artifacts", "gc")
 

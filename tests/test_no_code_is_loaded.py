@@ -8,8 +8,8 @@ import pytest
 
 import kdscale
 from kdscale import config as schema
-from kdscale.configload import load_config
 from kdscale.errors import KdscaleError
+from kdscale.experiment.load import load_config
 
 PACKAGE = Path(kdscale.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

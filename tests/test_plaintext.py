@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from small_world import SmallWorld
 
 from kdscale.plaintext import PLAIN, plain_where_needed
 from kdscale.stages.evaluate import run
+from tests.worlds.artifacts import commit
+from tests.worlds.small_world import SmallWorld
 
 SETTINGS = {"evaluate": {"primary": "nDCG@10", "baseline": "teacher"}}
 
@@ -18,7 +19,7 @@ SETTINGS = {"evaluate": {"primary": "nDCG@10", "baseline": "teacher"}}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     world = SmallWorld(tmp_path_factory.mktemp("world"))
-    world.commit("evaluations", "e", lambda out: run(world.context(out)), config=SETTINGS)
+    commit(world.store, "evaluations", "e", lambda out: run(world.context(out)), config=SETTINGS)
     return world.store.root
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from kdscale.data import bm25
 from kdscale.data.bm25 import Bm25
-from kdscale.data.calls import InProcess, OnRay
+from kdscale.data.parallel import InProcess, OnRay
 from kdscale.data.schema import CANDIDATES, PASSAGES
 from kdscale.data.words import words_of
 

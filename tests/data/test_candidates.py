@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 
 from kdscale.data.bm25 import Bm25
-from kdscale.data.calls import InProcess
 from kdscale.data.candidates import (
     candidates_by_query,
     own_passages,
@@ -13,6 +12,7 @@ from kdscale.data.candidates import (
     without_own,
 )
 from kdscale.data.clean import RejectLog, cut_text
+from kdscale.data.parallel import InProcess
 from kdscale.data.readers.base import Reject
 from kdscale.data.schema import CANDIDATES, PASSAGES
 

@@ -2,9 +2,8 @@ import pytest
 
 from kdscale.config import BeirSource, Prepare
 from kdscale.data.clean import RejectLog
-from kdscale.data.leakage import describe, leaked, read_texts, repeated
 from kdscale.data.readers import open_reader
-from kdscale.data.splits import read_query_sets
+from kdscale.data.splits import describe, leaked, read_query_sets, read_texts, repeated
 from kdscale.errors import KdscaleError
 from kdscale.store import LocalWorkspace
 

@@ -9,19 +9,13 @@ import zipfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reader_files import rejects
 
 from kdscale.data import lines
-from kdscale.data.lines import (
-    MAX_LINE,
-    TOO_LONG,
-    read_by_first_char,
-    read_lines,
-    read_tsv_texts,
-)
+from kdscale.data.lines import MAX_LINE, TOO_LONG, read_by_first_char, read_lines, read_tsv_texts
 from kdscale.data.readers import sgml
 from kdscale.data.readers.sgml import read_sgml_documents
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import rejects
 
 
 def test_lines_are_numbered_and_blank_ones_passed_over(tmp_path):

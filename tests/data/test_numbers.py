@@ -1,6 +1,6 @@
 import pytest
 
-from kdscale.data.numbers import describe, ids_of, renamed, same_numbers
+from kdscale.data.queries import describe, ids_of, renamed, same_numbers
 from kdscale.data.readers.base import Reject
 
 

@@ -1,10 +1,18 @@
 import pytest
-from reader_files import FILES, accepted, append, compress, copy_of, everything, rejects
 
 from kdscale.config import BeirSource
 from kdscale.data.readers import open_reader
 from kdscale.data.records import NO_ID
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import (
+    FILES,
+    accepted,
+    append,
+    compress,
+    copy_of,
+    everything,
+    rejects,
+)
 
 
 @pytest.fixture

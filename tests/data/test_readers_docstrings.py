@@ -4,13 +4,13 @@ import random
 import sys
 
 import pytest
-from reader_files import FILES, accepted, copy_of, rejects
 
 from kdscale.config import DocstringsSource
 from kdscale.data.clean import fault_of
 from kdscale.data.readers import ParallelReader, open_reader
 from kdscale.data.readers.docstrings import find_files, parse_file, spoken_name
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import FILES, accepted, copy_of, rejects
 
 EXPECTED = {
     "tinypkg.birds:count_herons": "Count the herons that stand in a pond.",

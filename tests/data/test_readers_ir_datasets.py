@@ -5,11 +5,11 @@ import ir_datasets
 import pytest
 from ir_datasets.formats import TrecQrels, TrecScoredDocs, TsvDocPairs, TsvDocs, TsvQueries
 from ir_datasets.util import LocalDownload
-from reader_files import FILES, accepted
 
 from kdscale.config import IrDatasetsSource
 from kdscale.data.readers import open_reader
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import FILES, accepted
 
 MSMARCO = FILES / "msmarco"
 

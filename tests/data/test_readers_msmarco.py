@@ -1,9 +1,9 @@
 import pytest
-from reader_files import append, compress, copy_of, everything, rejects
 
 from kdscale.config import MsMarcoSource
 from kdscale.data.readers import open_reader
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import append, compress, copy_of, everything, rejects
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import pytest
-from reader_files import FILES, append, compress, copy_of, everything, rejects
 
 from kdscale.config import TrecSource
 from kdscale.data.readers import open_reader, sgml
@@ -7,6 +6,7 @@ from kdscale.data.readers.sgml import read_sgml_documents
 from kdscale.data.readers.topics import NO_TEXT, read_sgml_topics
 from kdscale.data.runs import QRELS_COLUMNS
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import FILES, append, compress, copy_of, everything, rejects
 
 TREC = FILES / "trec"
 

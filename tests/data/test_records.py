@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from reader_files import rejects
 
 from kdscale.data.records import NO_ID, NO_TEXT, read_json_passages, read_json_queries
+from tests.worlds.reader_files import rejects
 
 
 @pytest.mark.parametrize(

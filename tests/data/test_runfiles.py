@@ -1,8 +1,8 @@
 import pytest
-from reader_files import accepted, rejects
 
 from kdscale.data import runfiles
 from kdscale.data.runfiles import run_lines
+from tests.worlds.reader_files import accepted, rejects
 
 FORMS = {
     "qid Q0 pid rank score tag": (

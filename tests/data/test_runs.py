@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reader_files import FILES, accepted, rejects
 
 from kdscale.data.runfiles import run_lines
 from kdscale.data.runs import (
@@ -15,6 +14,7 @@ from kdscale.data.runs import (
     write_run,
 )
 from kdscale.errors import KdscaleError
+from tests.worlds.reader_files import FILES, accepted, rejects
 
 
 def write(path, text):

@@ -19,8 +19,8 @@ from kdscale.data.shards import (
     write_shards,
     write_table,
 )
+from kdscale.data.texts import read_queries
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.texts import read_queries
 
 
 def table(rows: int) -> pa.Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdscale.data.streams import readable_again, written_whole
+from kdscale.data.lines import readable_again, written_whole
 
 
 def test_a_pipe_is_read_as_often_as_one_likes(tmp_path):

@@ -1,15 +1,15 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from world import make_encoder
 
-from kdscale.data import token_cuts
+from kdscale.data import tokenise as token_cuts
 from kdscale.data.dataset import Dataset
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGE_TOKENS
 from kdscale.data.shards import write_shards, write_table
-from kdscale.data.token_cuts import are_many, count_cuts, describe
+from kdscale.data.tokenise import are_many, count_cuts, describe
 from kdscale.models.encode import PairEncoder
 from kdscale.models.pretrained import load_tokenizer
+from tests.worlds.world import make_encoder
 
 # max_length 13 less CLS and two SEP: 10 tokens of text
 LENGTHS = {"short": 4, "fits": 8, "long": 20, "unused": 99}

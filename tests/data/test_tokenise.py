@@ -9,13 +9,7 @@ import pytest
 from kdscale.data import tokenise
 from kdscale.data.dataset import flatten
 from kdscale.data.schema import BLOCKS
-from kdscale.data.tokenise import (
-    TokenSpool,
-    block_table,
-    cut_column,
-    pack_blocks,
-    ragged_column,
-)
+from kdscale.data.tokenise import TokenSpool, block_table, cut_column, pack_blocks, ragged_column
 
 CLS, SEP = 101, 102
 

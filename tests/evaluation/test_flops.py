@@ -1,9 +1,9 @@
 import pytest
-from tiny_models import bert_encoder, bert_tokenizer
 
-from kdscale.evaluation.flops import count_parameters, forward_flops, weight_bytes
+from kdscale.evaluation.latency import count_parameters, forward_flops, weight_bytes
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import build_ranker, save_ranker
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer
 
 LAYERS, H, INTERMEDIATE = 3, 24, 48
 

@@ -3,12 +3,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer
 
 from kdscale.evaluation.latency import Timings, cpu_threads, hardware, measure_latency, speedup
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import build_ranker
 from kdscale.progress import Reporter
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer
 
 REQUESTS = [(f"river w{n}", [f"bank w{i} w{n} tax" for i in range(6)]) for n in range(4)]
 

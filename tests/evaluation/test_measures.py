@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdscale.configload import load_config
 from kdscale.data.runs import read_qrels, read_run
 from kdscale.errors import KdscaleError
 from kdscale.evaluation import measures as module
 from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.experiment.load import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QRELS = {

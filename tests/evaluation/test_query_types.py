@@ -7,18 +7,12 @@ import pytest
 from scipy import stats
 
 from kdscale.data.dataset import Dataset, Tokens
-from kdscale.data.schema import (
-    CANDIDATES,
-    PASSAGES,
-    QRELS,
-    QUERIES,
-    QUERY_FEATURES,
-    QUERY_TOKENS,
-)
-from kdscale.data.shards import write_shards, write_table
+from kdscale.data.schema import QUERY_FEATURES, QUERY_TOKENS
+from kdscale.data.shards import write_table
 from kdscale.evaluation.collection import Collection
 from kdscale.evaluation.query_types import buckets, query_features, query_types, spearman
 from kdscale.progress import Reporter
+from tests.worlds.artifacts import table, write_dataset
 
 PASSAGES_OF = {
     "p1": "Asthma runs in families",
@@ -31,19 +25,12 @@ QUERIES_OF = {"q1": "asthma in families", "q2": "the", "q3": "does gout hurt"}
 
 @pytest.fixture
 def collection(tmp_path):
-    def table(schema, *rows):
-        return pa.table([list(column) for column in zip(*rows, strict=True)], schema=schema)
-
-    write_shards(tmp_path / "passages", table(PASSAGES, *PASSAGES_OF.items()), PASSAGES, 3)
-    write_table(tmp_path / "queries/test.parquet", table(QUERIES, *QUERIES_OF.items()), QUERIES)
-    qrels = [("q1", "p1", 2), ("q1", "p3", 1), ("q2", "p4", 0), ("q3", "p2", 1)]
-    write_table(tmp_path / "qrels/test.parquet", table(QRELS, *qrels), QRELS)
-    found = [("q1", "p4", 1, 3.0), ("q1", "p1", 2, 2.0), ("q1", "p3", 3, 1.0), ("q3", "p3", 1, 1.0)]
-    write_table(tmp_path / "candidates/test.parquet", table(CANDIDATES, *found), CANDIDATES)
-    (tmp_path / "stats.json").write_text(json.dumps({"splits": ["test"]}))
+    qrels = {"q1": {"p1": 2, "p3": 1}, "q2": {"p4": 0}, "q3": {"p2": 1}}
+    found = {"q1": ["p4", "p1", "p3"], "q3": ["p3"]}
+    write_dataset(tmp_path, PASSAGES_OF, *({"test": of} for of in (QUERIES_OF, qrels, found)))
     tokens = tmp_path / "tokens"
     ids = [("q1", [7, 8, 9]), ("q2", [7]), ("q3", [1, 2])]
-    write_table(tokens / "queries/test.parquet", table(QUERY_TOKENS, *ids), QUERY_TOKENS)
+    write_table(tokens / "queries/test.parquet", table(QUERY_TOKENS, ids), QUERY_TOKENS)
     (tokens / "tokens.json").write_text(json.dumps({"splits": ["test"], "max_length": 9}))
     return Collection(Dataset(tmp_path), Tokens(tokens), "test", 10)
 

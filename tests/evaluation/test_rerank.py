@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_models import bert_encoder, bert_tokenizer, random_text
 
 from kdscale.data.runs import read_run
 from kdscale.errors import KdscaleError
@@ -16,6 +15,7 @@ from kdscale.evaluation.rerank import rerank
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import build_ranker, save_ranker
 from kdscale.progress import Reporter
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer, random_text
 
 
 class Files:

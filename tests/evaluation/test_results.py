@@ -3,11 +3,12 @@ import io
 import json
 
 import pytest
-from small_world import SmallWorld
 
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.results import format_csv, format_json, load_results
 from kdscale.stages.evaluate import run
+from tests.worlds.artifacts import commit
+from tests.worlds.small_world import SmallWorld
 
 PRIMARY = {"evaluate": {"primary": "nDCG@10"}}
 
@@ -23,8 +24,9 @@ def evaluated(tmp_path_factory):
     def write_old(out):
         (out / "systems.json").write_text("[]")
 
-    world.commit("evaluations", "new", write, config=PRIMARY, created="2024-05-02T00:00:00+00:00")
-    world.commit("evaluations", "old", write_old, config=PRIMARY)
+    newer = "2026-05-02T00:00:00+00:00"
+    commit(world.store, "evaluations", "new", write, config=PRIMARY, created=newer)
+    commit(world.store, "evaluations", "old", write_old, config=PRIMARY)
     return world.store.root
 
 

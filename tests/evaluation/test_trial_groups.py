@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kdscale.evaluation.trial_groups import against, claims_of_paper, group_trials, students
-from kdscale.evaluation.trials import trial_rows
+from kdscale.evaluation.trials import against, claims_of_paper, group_trials, students, trial_rows
 
 RNG = np.random.default_rng(0)
 BASE = RNG.uniform(0.4, 0.9, 200)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store_world import manifest_of
-
 from kdscale.errors import KdscaleError
 from kdscale.store import Artifact, Store, open_store
 from kdscale.store.artifact import KINDS, list_files
+from tests.worlds.artifacts import manifest_of
 
 WRITERS = 3
 _CACHE_LOCK = threading.Lock()

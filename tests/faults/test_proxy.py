@@ -6,7 +6,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from faults.proxy import FaultProxy
+
+from tests.faults.proxy import FaultProxy
 
 BODY = os.urandom(200_000)
 

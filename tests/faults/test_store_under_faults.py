@@ -1,8 +1,9 @@
 """A part of what `scripts/chaos` does, small enough for every test run."""
 
 import pytest
-from faults.exercise import Exercise, audit
-from faults.proxy import KINDS, FaultProxy
+
+from tests.faults.exercise import Exercise, audit
+from tests.faults.proxy import KINDS, FaultProxy
 
 FAULTS = 40
 

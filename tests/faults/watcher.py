@@ -12,8 +12,8 @@ from pathlib import Path
 import boto3
 import psutil
 
-from kdscale.store.filelist import MANIFEST
-from kdscale.store.s3 import split_uri
+from kdscale.store.artifact import MANIFEST
+from kdscale.store.s3.client import split_uri
 
 LOOK_EVERY_S = 0.5
 IN_FLIGHT_S = 1.0  # what is seen so soon after a kill was on its way before

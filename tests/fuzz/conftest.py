@@ -1,5 +1,6 @@
 import pytest
-from fuzzing import CASES, Sandbox, ran
+
+from tests.fuzz.fuzzing import CASES, Sandbox, ran
 
 
 @pytest.fixture

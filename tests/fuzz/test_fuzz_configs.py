@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fuzzing import damage, edits, places
 from hypothesis import strategies as st
 
 from kdscale.config import Config
-from kdscale.configload import load_config, to_dict
-from kdscale.report.lineage import to_yaml
-from kdscale.steps import build_steps
+from kdscale.experiment.load import load_config, to_dict
+from kdscale.experiment.steps import build_steps
+from kdscale.report.sections.lineage import to_yaml
 from kdscale.sweep.spec import load_sweep
+from tests.fuzz.fuzzing import damage, edits, places
 
 pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parents[2] / "configs"

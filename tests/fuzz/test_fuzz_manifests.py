@@ -6,7 +6,6 @@ import os
 import shutil
 
 import pytest
-from fuzzing import damage, edits, places
 from hypothesis import strategies as st
 
 from kdscale.store.artifact import (
@@ -16,6 +15,7 @@ from kdscale.store.artifact import (
     sha256_json,
     verify_files,
 )
+from tests.fuzz.fuzzing import damage, edits, places
 
 pytestmark = pytest.mark.slow
 SIGNED = {

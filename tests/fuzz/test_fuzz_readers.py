@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fuzzing import damage, damaged_files, edits, put
 from hypothesis import strategies as st
 
 from kdscale.config import BeirSource, DocstringsSource, MsMarcoSource, TrecSource
@@ -19,9 +18,10 @@ from kdscale.data.readers.docstrings import find_files
 from kdscale.data.runs import read_qrels, read_run
 from kdscale.data.schema import CANDIDATES, PASSAGES, QRELS, QUERIES
 from kdscale.data.shards import read_table, read_where
+from kdscale.data.texts import read_passages, read_queries
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.texts import read_passages, read_queries
 from kdscale.store import LocalStore
+from tests.fuzz.fuzzing import damage, damaged_files, edits, put
 
 pytestmark = pytest.mark.slow
 DATA = Path(__file__).parents[1] / "data_files"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from fuzzing import CASES, NASTY
 
 from kdscale.errors import KdscaleError
+from tests.fuzz.fuzzing import CASES, NASTY
 
 
 def test_the_cases_are_ten_thousand():

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from kdscale.errors import KdscaleError
+from kdscale.losses import INTERMEDIATE_LOSSES
 from kdscale.losses.lm import (
-    INTERMEDIATE_LOSSES,
+    Compared,
     attention_kl,
     attention_mse,
     hidden_cosine,
@@ -102,8 +103,8 @@ def test_a_local_layer_teaches_inside_its_window_only():
 
 
 def test_terms_use_the_windows_of_the_teachers_layers():
-    student, teacher = insides(1, 1, 4), insides(2, 6, 6)
-    terms = lm_terms(["attention", "attention_kl"], student, teacher, MASK, [4], {}, 2)
+    student, teacher = intermediate(1, 1, 4), intermediate(2, 6, 6)
+    terms = lm_terms(["attention", "attention_kl"], Compared(student, teacher, MASK, [4], {}, 2))
     for name, loss in (("attention", attention_mse), ("attention_kl", attention_kl)):
         expected = loss(student.scores[0], teacher.scores[3], MASK, 1)
         torch.testing.assert_close(terms[name], expected)
@@ -196,19 +197,19 @@ def near(seed, width, apart):
 def terms_of(captured, names, heads=4):
     """Each term of a student [2, 64, 64] and a teacher beside it, as a training step has them."""
 
-    def insides(x):
+    def intermediate(x):
         scores = Capture._scores(SimpleNamespace(_heads=heads), x, x, None)
         return SimpleNamespace(
             hidden=[x], embedding=x, qkv=[(x, x, x)], scores=[scores], windows=[None]
         )
 
-    student, teacher = map(insides, captured)
+    student, teacher = map(intermediate, captured)
     torch.manual_seed(0)
     projections = {name: nn.Linear(64, 64, bias=False) for name in ("hidden", "embedding")}
     for projection in projections.values():
         nn.init.eye_(projection.weight)
     mask = torch.ones(2, 64, dtype=torch.bool)
-    return lm_terms(names, student, teacher, mask, [1], projections, heads)
+    return lm_terms(names, Compared(student, teacher, mask, [1], projections, heads))
 
 
 @pytest.mark.parametrize("apart", [0.02, 0.2])
@@ -252,7 +253,7 @@ def test_equal_models_have_no_loss_and_padding_alone_none_either(name):
     assert loss(student, teacher, torch.zeros_like(MASK)).tolist() == [0, 0]
 
 
-def insides(seed, layers, width, heads=2):
+def intermediate(seed, layers, width, heads=2):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -268,10 +269,12 @@ def insides(seed, layers, width, heads=2):
 
 
 def test_terms_follow_the_layer_map():
-    student, teacher = insides(1, 2, 4), insides(2, 6, 6)
+    student, teacher = intermediate(1, 2, 4), intermediate(2, 6, 6)
     torch.manual_seed(0)
     projections = nn.ModuleDict({n: nn.Linear(4, 6) for n in ("hidden", "embedding")})
-    terms = lm_terms(list(INTERMEDIATE_LOSSES), student, teacher, MASK, [2, 5], projections, 2)
+    terms = lm_terms(
+        list(INTERMEDIATE_LOSSES), Compared(student, teacher, MASK, [2, 5], projections, 2)
+    )
     assert list(terms) == list(INTERMEDIATE_LOSSES)
     up = projections["hidden"]
 
@@ -295,6 +298,6 @@ def test_terms_follow_the_layer_map():
 
 
 def test_only_the_terms_asked_for_are_computed():
-    bare = SimpleNamespace(hidden=insides(1, 2, 4).hidden)
-    terms = lm_terms(["hidden"], bare, bare, MASK, [1, 2], {"hidden": nn.Identity()}, 2)
+    bare = SimpleNamespace(hidden=intermediate(1, 2, 4).hidden)
+    terms = lm_terms(["hidden"], Compared(bare, bare, MASK, [1, 2], {"hidden": nn.Identity()}, 2))
     assert {name: value.tolist() for name, value in terms.items()} == {"hidden": [0, 0]}

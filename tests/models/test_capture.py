@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tiny_models import bert_encoder
 from torch import nn
 from transformers import (
     AutoModel,
@@ -14,6 +13,7 @@ from transformers import (
 
 from kdscale.errors import KdscaleError
 from kdscale.models.capture import Capture, encoder_layers
+from tests.worlds.tiny_models import bert_encoder
 
 SIZES = {
     "vocab_size": 50,

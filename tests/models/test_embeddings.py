@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
@@ -16,13 +15,15 @@ from transformers import (
 
 from kdscale.config import Shape
 from kdscale.errors import KdscaleError
-from kdscale.evaluation.flops import count_parameters, forward_flops
+from kdscale.evaluation.latency import count_parameters, forward_flops
 from kdscale.models.capture import Capture
 from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker
 from kdscale.models.students import build_student
-from kdscale.training.insides import Insides
+from kdscale.training.blocks import BlockBatch
+from kdscale.training.intermediate import IntermediateLosses
 from kdscale.training.modules import LmTraining
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer
 
 VOCAB, H, E = len(bert_tokenizer()), 24, 8
 WIDE = Shape("wide", layers=4, hidden=H, heads=4, intermediate=48, embedding=E)
@@ -207,11 +208,13 @@ def test_an_electra_teacher_with_wide_tables_is_factorised(blocks):
 
 def test_the_embedding_term_compares_what_enters_the_first_layer(teacher, blocks):
     student = build_student(NARROW, teacher, "svd", 0, blocks)
-    insides = Insides(12, teacher, [2, 4], {"embedding": 1.0}, relation_heads=4, seed=0)
-    module = LmTraining(student.eval(), insides)
+    intermediate = IntermediateLosses(
+        12, teacher, [2, 4], {"embedding": 1.0}, relation_heads=4, seed=0
+    )
+    module = LmTraining(student.eval(), intermediate)
     basis = principal_basis(teacher, 12, blocks)
-    insides.start_projections(basis)
-    batch = {"input_ids": blocks[:3], "attention_mask": torch.ones_like(blocks[:3])}
+    intermediate.start_projections(basis)
+    batch = BlockBatch(blocks[:3], torch.ones_like(blocks[:3]))
     ours, theirs = states(student, blocks[:3])[0] @ basis.T, states(teacher, blocks[:3])[0]
     expected = ((ours - theirs) ** 2).mean((1, 2))
     terms = module(batch)

@@ -3,10 +3,15 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny_models import bert_tokenizer, random_pairs, random_text, roberta_like_tokenizer
 
 from kdscale.errors import KdscaleError
 from kdscale.models.encode import KEPT_TOKENS, PairEncoder
+from tests.worlds.tiny_models import (
+    bert_tokenizer,
+    random_pairs,
+    random_text,
+    roberta_like_tokenizer,
+)
 
 
 def minilm_tokenizer():

@@ -4,14 +4,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_ranker import FAMILIES
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs
 from transformers import DistilBertConfig, DistilBertModel
 
 from kdscale.models.capture import encoder_layers
 from kdscale.models.encode import PairEncoder
-from kdscale.models.first_token import first_token_only
+from kdscale.models.packed import first_token_only
 from kdscale.models.ranker import Scorer, build_ranker
+from tests.models.test_ranker import FAMILIES
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer, random_pairs
 
 
 def made(family, count=7):

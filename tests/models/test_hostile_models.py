@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer
 from transformers import AutoModel, dynamic_module_utils
 
 from kdscale.doctor.experiment import check_model
@@ -17,6 +16,7 @@ from kdscale.models.encode import PairEncoder
 from kdscale.models.pretrained import load_encoder, load_tokenizer, resolve_model
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
 from kdscale.progress import Reporter
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer
 
 CLASSES = {
     "AutoConfig": "evil.EvilConfig",

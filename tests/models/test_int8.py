@@ -7,14 +7,19 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from test_ranker import electra_encoder, roberta_encoder
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs, roberta_like_tokenizer
 
 from kdscale.models import int8
 from kdscale.models.encode import PairEncoder
 from kdscale.models.int8 import write_int8
 from kdscale.models.onnx_ranker import MODEL_FILE, OPSET, OnnxModel, write_onnx
 from kdscale.models.ranker import Scorer, build_ranker
+from tests.models.test_ranker import electra_encoder, roberta_encoder
+from tests.worlds.tiny_models import (
+    bert_encoder,
+    bert_tokenizer,
+    random_pairs,
+    roberta_like_tokenizer,
+)
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

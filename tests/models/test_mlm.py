@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tiny_models import bert_encoder
 from torch.nn import functional as F
 from transformers import (
     AutoModel,
@@ -13,6 +12,7 @@ from transformers import (
 )
 
 from kdscale.models.mlm import MaskedLmHead, pretrained_head, states_at
+from tests.worlds.tiny_models import bert_encoder
 
 SIZES = {
     "vocab_size": 50,

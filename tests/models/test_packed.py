@@ -4,14 +4,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_ranker import FAMILIES
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs
 from torch.nn import functional as F
 
 from kdscale.models import packed
 from kdscale.models.encode import PairEncoder
 from kdscale.models.packed import PackedRanker, can_pack, pack
 from kdscale.models.ranker import Scorer, build_ranker
+from tests.models.test_ranker import FAMILIES
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer, random_pairs
 
 
 @torch.compiler.disable  # as opaque as the kernel: older releases cannot trace these loops

@@ -8,13 +8,13 @@ import random
 
 import numpy as np
 import pytest
-from test_ranker import FAMILIES, SIZES
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs
 from tokenizers import AddedToken, Tokenizer
 from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
 
 from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
+from tests.models.test_ranker import FAMILIES, SIZES
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer, random_pairs
 
 # The classes that tests here use and transformers 4.57 has.
 KNOWN_TO_4 = {"BertTokenizer", "PreTrainedTokenizerFast"}

@@ -2,7 +2,6 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer
 from transformers import AutoModel, BertModel, DebertaV2Config, MPNetConfig
 
 from kdscale.config import Shape
@@ -17,6 +16,7 @@ from kdscale.models.pretrained import (
 )
 from kdscale.models.ranker import build_ranker, load_ranker
 from kdscale.models.students import build_student
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer
 
 SMALL = {
     "vocab_size": 80,

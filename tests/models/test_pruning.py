@@ -4,8 +4,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_ranker import FAMILIES
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs
 from transformers import DistilBertConfig, DistilBertModel
 
 from kdscale.errors import KdscaleError
@@ -21,6 +19,8 @@ from kdscale.models.pruning import (
     with_silent_heads,
 )
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
+from tests.models.test_ranker import FAMILIES
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer, random_pairs
 
 HEADS, WIDTH = 4, 6  # of tiny_models' encoder
 

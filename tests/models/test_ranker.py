@@ -3,13 +3,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny_models import (
-    bert_encoder,
-    bert_tokenizer,
-    decoder_tokenizer,
-    random_pairs,
-    roberta_like_tokenizer,
-)
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -35,6 +28,13 @@ from kdscale.models.ranker import (
     save_ranker,
 )
 from kdscale.models.students import build_student
+from tests.worlds.tiny_models import (
+    bert_encoder,
+    bert_tokenizer,
+    decoder_tokenizer,
+    random_pairs,
+    roberta_like_tokenizer,
+)
 
 SIZES = {
     "hidden_size": 24,

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer
 from transformers import (
     AutoModel,
     BertModel,
@@ -22,6 +21,7 @@ from kdscale.models.capture import Capture
 from kdscale.models.project import principal_basis
 from kdscale.models.ranker import build_ranker
 from kdscale.models.students import build_student, spread_layers
+from tests.worlds.tiny_models import bert_encoder, bert_tokenizer
 
 NARROW = Shape("narrow", layers=2, hidden=12, heads=2, intermediate=20)
 INITS = ["random", "svd"]

@@ -5,7 +5,6 @@ import random
 
 import pytest
 import torch
-from tiny_models import bert_encoder, bert_tokenizer, random_pairs, roberta_like_tokenizer
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
@@ -13,6 +12,12 @@ from kdscale.errors import KdscaleError
 from kdscale.models.encode import PairEncoder
 from kdscale.models.pretrained import load_encoder, load_tokenizer
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
+from tests.worlds.tiny_models import (
+    bert_encoder,
+    bert_tokenizer,
+    random_pairs,
+    roberta_like_tokenizer,
+)
 
 TEXTS = ["River, Bank; w1", "w2-w3 tax", "a rates", "RIVER   flow?", "why w4"]
 

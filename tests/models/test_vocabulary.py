@@ -3,7 +3,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny_models import bert_encoder, roberta_like_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
 from kdscale.config import Shape
@@ -12,6 +11,7 @@ from kdscale.models.encode import PairEncoder
 from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
 from kdscale.models.students import build_student
 from kdscale.models.vocabulary import kept_tokens, trim_vocabulary
+from tests.worlds.tiny_models import bert_encoder, roberta_like_tokenizer
 
 LETTERS = "abcdefgh"
 PIECES = ["abc", "##bc", "bad", "##ed", "##gh", "cafe", "deaf", "##ace", "face", "##xy", "ab"]
@@ -139,7 +139,7 @@ def test_of_minilm_most_tokens_go_and_no_score_changes():
 
 
 def test_a_roberta_is_refused():
-    from test_ranker import roberta_encoder
+    from tests.models.test_ranker import roberta_encoder
 
     model = build_ranker(roberta_encoder(), 0.0, 0)
     whole = PairEncoder(roberta_like_tokenizer(), 32)

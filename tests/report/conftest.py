@@ -1,14 +1,15 @@
 from types import SimpleNamespace
 
 import pytest
-from report_experiment import make_config, make_inputs
 
 from kdscale.config import Evaluate
+from kdscale.experiment.context import REPORT, StageContext
+from kdscale.experiment.steps import report_settings
 from kdscale.progress import Reporter
 from kdscale.report.evidence import collect
-from kdscale.stages.context import StageContext
 from kdscale.stages.report import run
 from kdscale.store import LocalWorkspace
+from tests.worlds.report_experiment import make_config, make_inputs
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +18,12 @@ def experiment(tmp_path_factory):
     config = make_config(tmp_path_factory.mktemp("store"))
     inputs = make_inputs(config)
     out = tmp_path_factory.mktemp("out")
-    facts = run(StageContext(config, inputs, out, LocalWorkspace(out), Reporter()))
+    settings, workspace = report_settings(config), LocalWorkspace(out)
+    facts = run(StageContext(REPORT, settings, inputs, out, workspace, Reporter(), config.cluster))
     return SimpleNamespace(
         config=config,
         inputs=inputs,
-        evidence=collect(config, inputs),
+        evidence=collect(report_settings(config), inputs),
         page=(out / "index.html").read_text(encoding="utf-8"),
         facts=facts,
     )
@@ -31,4 +33,4 @@ def experiment(tmp_path_factory):
 def lenient(tmp_path_factory):
     """The evidence of the same experiment with a margin that some students keep."""
     config = make_config(tmp_path_factory.mktemp("lenient"), evaluate=Evaluate(margin=0.1))
-    return collect(config, make_inputs(config))
+    return collect(report_settings(config), make_inputs(config))

@@ -1,16 +1,17 @@
 import pytest
-from report_experiment import make_config, make_inputs
 
-from kdscale.report.cautions import cautions
-from kdscale.report.evidence import collect
+from kdscale.experiment.steps import report_settings
+from kdscale.report.evidence import cautions, collect
 from kdscale.report.page import render_page
 from kdscale.report.verdict import judge
+from tests.worlds.ids import step_id
+from tests.worlds.report_experiment import make_config, make_inputs
 
 
 @pytest.fixture
 def evidence(tmp_path):
     config = make_config(tmp_path)
-    return collect(config, make_inputs(config))
+    return collect(report_settings(config), make_inputs(config))
 
 
 def test_nothing_is_said_where_nothing_was_cut_or_met_twice(evidence):
@@ -21,8 +22,8 @@ def test_nothing_is_said_where_nothing_was_cut_or_met_twice(evidence):
 def test_what_was_cut_or_met_twice_stands_below_the_results(evidence):
     cut = {"pairs": 60, "queries": 0, "passages": 50, "tokens": 4_000}
     counts = {"pairs": 100, "queries": 10, "passages": 80, "tokens": 10_000, "cut": cut}
-    evidence.inputs["tokens"].facts["pairs"] = {"test": counts, "other": counts}
-    dataset = evidence.inputs["dataset"].facts
+    evidence.inputs[step_id("tokens")].facts["pairs"] = {"test": counts, "other": counts}
+    dataset = evidence.inputs[step_id("dataset")].facts
     dataset["candidates_equal"] = {"test": {"repeated": 9, "unjudged": 3}}
     dataset["queries"] = {"train": {"leaked": {"test": 5, "dev": 2}, "dropped_as_leaked": 0}}
     lost, leaked, unjudged = cautions(evidence)

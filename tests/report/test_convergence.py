@@ -4,16 +4,18 @@ import re
 
 import numpy as np
 import pytest
-from report_experiment import SHAPES, make_config, make_inputs
-from test_page import Page
 
 from kdscale.config import Ranker
 from kdscale.errors import KdscaleError
+from kdscale.experiment.steps import report_settings
 from kdscale.report import figures
-from kdscale.report.convergence import convergence, read_watched
 from kdscale.report.evidence import collect
 from kdscale.report.page import render_page
+from kdscale.report.sections.convergence import convergence, read_watched
 from kdscale.report.verdict import judge
+from tests.report.test_page import Page
+from tests.worlds.ids import step_id
+from tests.worlds.report_experiment import SHAPES, make_config, make_inputs
 
 STRATEGIES = ["finetune", "lm_distill_ranker_distill"]
 
@@ -21,7 +23,7 @@ STRATEGIES = ["finetune", "lm_distill_ranker_distill"]
 def _watch(inputs, measure="nDCG@10", steps=(0, 50, 100, 150)):
     """Leaves a watch.jsonl with every student: dev rises, and train rises twice as much."""
     for role, artifact in inputs.items():
-        if not role.startswith("student:"):
+        if role.kind != "student":
             continue
         with (artifact.path / "watch.jsonl").open("a") as log:
             for step in steps:
@@ -39,7 +41,7 @@ def watched(tmp_path_factory):
     )
     inputs = make_inputs(config, queries=8)
     _watch(inputs)
-    return collect(config, inputs)
+    return collect(report_settings(config), inputs)
 
 
 def _text(page):
@@ -88,7 +90,7 @@ def test_each_measure_has_its_panels(tmp_path):
     inputs = make_inputs(config, queries=8)
     _watch(inputs, "RR@10", steps=(0, 50))
     _watch(inputs, "nDCG@10", steps=(100, 150))
-    first, second = convergence(collect(config, inputs))
+    first, second = convergence(collect(report_settings(config), inputs))
     assert (first["measure"], second["measure"]) == ("RR@10", "nDCG@10")
     assert len({panel["title"] for group in (first, second) for panel in group["panels"]}) == 6
 
@@ -119,7 +121,7 @@ def test_a_wide_range_of_queries_is_drawn_on_a_log_scale():
 def test_a_damaged_log_names_its_line(tmp_path, line):
     (tmp_path / "watch.jsonl").write_text(line + "\n")
     with pytest.raises(KdscaleError, match=r"watch\.jsonl, line 1: not what a watched run logs"):
-        read_watched("student:finetune:s", tmp_path)
+        read_watched(step_id("student:finetune:s"), tmp_path)
 
 
 def test_the_stage_writes_the_same_page_again(watched):

@@ -3,14 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from report_experiment import make_config, make_inputs
 
 from kdscale.errors import KdscaleError
+from kdscale.experiment.steps import report_settings
 from kdscale.report.evidence import collect
-from kdscale.report.examples import collect_examples
 from kdscale.report.figures import MAX_POINTS, _thinned
-from kdscale.report.lineage import build_tree
+from kdscale.report.sections.examples import collect_examples
+from kdscale.report.sections.lineage import build_tree
 from kdscale.report.verdict import judge
+from tests.worlds.ids import step_id
+from tests.worlds.report_experiment import make_config, make_inputs
 
 STUDENT = "lm_distill_ranker_distill/2l-192"
 
@@ -25,7 +27,7 @@ def test_differences_are_those_of_the_tests(experiment):
 
 
 def test_every_term_of_every_run_has_a_curve(experiment):
-    terms = {(c.run, c.term) for c in experiment.evidence.curves}
+    terms = {(str(c.run), c.term) for c in experiment.evidence.curves}
     assert ("teacher", "lce") in terms and ("lm:4l-312", "qkv") in terms
     assert ("student:ranker_distill:2l-192", "margin_mse") in terms
     assert len(terms) == 1 + 2 * 3 + 2 * (1 + 2 + 1 + 2)
@@ -34,31 +36,35 @@ def test_every_term_of_every_run_has_a_curve(experiment):
 def test_a_damaged_training_log_names_its_line(tmp_path):
     config = make_config(tmp_path / "store", shapes=[])
     inputs = make_inputs(config, queries=8)
-    log = inputs["teacher"].path / "metrics.jsonl"
+    log = inputs[step_id("teacher")].path / "metrics.jsonl"
     log.write_text(log.read_text() + '{"step": 3\n')
     with pytest.raises(KdscaleError, match=r"metrics\.jsonl, line 121: not a row"):
-        collect(config, inputs)
+        collect(report_settings(config), inputs)
 
 
 def test_a_primary_measure_that_was_not_evaluated(tmp_path):
     config = make_config(tmp_path / "store", shapes=[])
     inputs = make_inputs(config, queries=8)
-    config.evaluate.primary = "P@3"
+    config = replace(config, evaluate=replace(config.evaluate, primary="P@3"))
     with pytest.raises(KdscaleError, match=r"no P@3 for the split 'test'"):
-        collect(config, inputs)
+        collect(report_settings(config), inputs)
 
 
 def test_the_primary_measure_is_that_of_the_split(experiment):
     """The page of measures by split says what the page of one measure says."""
     of_splits = {"default": "RR@10", "test": "nDCG@10"}
     evaluate = replace(experiment.config.evaluate, primary=of_splits, splits=["test"])
-    evidence = collect(replace(experiment.config, evaluate=evaluate), experiment.inputs)
+    evidence = collect(
+        report_settings(replace(experiment.config, evaluate=evaluate)), experiment.inputs
+    )
     assert evidence.primary == "nDCG@10"
     for name, paired in experiment.evidence.paired["test"].items():
         np.testing.assert_array_equal(paired.delta, evidence.paired["test"][name].delta)
     assert judge(evidence) == judge(experiment.evidence)
     evaluate = replace(evaluate, primary={"default": "nDCG@10", "test": "AP"})
-    other = collect(replace(experiment.config, evaluate=evaluate), experiment.inputs)
+    other = collect(
+        report_settings(replace(experiment.config, evaluate=evaluate)), experiment.inputs
+    )
     base = other.system("teacher")
     assert other.value(base) == base["measures"]["test"]["AP"] != evidence.value(base)
 
@@ -95,12 +101,12 @@ def test_the_tree_holds_every_artifact_once_below_what_it_needed(experiment):
 
     def walk(nodes, parent):
         for node in nodes:
-            assert node.role not in found
-            found[node.role] = parent
-            walk(node.children, node.role)
+            assert str(node.role) not in found
+            found[str(node.role)] = parent
+            walk(node.children, str(node.role))
 
     walk(build_tree(experiment.inputs), None)
-    assert found.keys() == experiment.inputs.keys()
+    assert found.keys() == set(map(str, experiment.inputs))
     assert found["dataset"] is None and found["evaluation"] is None
     assert found["tokens"] == "dataset" and found["scores"] == "teacher"
     assert found[f"student:{STUDENT.replace('/', ':')}"] == "scores"
@@ -115,6 +121,6 @@ def test_a_long_curve_is_drawn_with_few_points_and_the_same_mean():
 
 
 def test_metrics_are_read_for_the_primary_measure_alone(experiment):
-    table = pq.read_table(experiment.inputs["evaluation"].path / "metrics.parquet")
+    table = pq.read_table(experiment.inputs[step_id("evaluation")].path / "metrics.parquet")
     assert len(set(table["measure"].to_pylist())) == 5
     assert all(len(p.qids) == 80 for p in experiment.evidence.paired["test"].values())

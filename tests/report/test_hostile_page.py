@@ -2,18 +2,20 @@
 
 import dataclasses
 import html
+from dataclasses import replace
 
 import pytest
-import report_experiment
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from report_experiment import COST, FORWARD_MS, make_config, make_inputs
-from test_page import Page
 
 from kdscale.config import Ranker, Shape
+from kdscale.experiment.steps import report_settings
 from kdscale.report.evidence import collect
 from kdscale.report.page import render_page
 from kdscale.report.verdict import judge
+from tests.report.test_page import Page
+from tests.worlds import report_experiment
+from tests.worlds.report_experiment import COST, FORWARD_MS, make_config, make_inputs
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -47,12 +49,17 @@ def _page(root, monkeypatch, text):
     monkeypatch.setattr(report_experiment, "COST", {**COST, shape.name: COST["2l-192"]})
     monkeypatch.setattr(report_experiment, "FORWARD_MS", {**FORWARD_MS, shape.name: 61.0})
     inputs = make_inputs(config, queries=6)
-    config.report.title = config.name = config.source.path = text
+    config = replace(
+        config,
+        name=text,
+        report=replace(config.report, title=text),
+        source=replace(config.source, path=text),
+    )
     for artifact in inputs.values():
         artifact.manifest["facts"] |= {text: text, "more": [text]}
         artifact.manifest["config"] = {"a": text}
         artifact.manifest.update(dict.fromkeys(("stage", "kdscale", "created"), text))
-    evidence = collect(config, inputs)
+    evidence = collect(report_settings(config), inputs)
     return render_page(evidence, judge(evidence))
 
 

@@ -1,15 +1,17 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import yaml
-from report_experiment import HOSTILE, make_config, make_inputs
 
 from kdscale.config import Evaluate, Ranker
-from kdscale.configload import load_config
+from kdscale.experiment.load import load_config
+from kdscale.experiment.steps import report_settings
 from kdscale.report.evidence import collect
 from kdscale.report.page import render_page
 from kdscale.report.verdict import judge
+from tests.worlds.report_experiment import HOSTILE, make_config, make_inputs
 
 VOID = {"meta", "link", "br", "wbr", "input", "img", "hr"}
 FETCHING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action"}
@@ -76,8 +78,12 @@ def test_hostile_text_is_shown_and_not_run(page, experiment):
 
 def test_hostile_names_are_escaped_everywhere(tmp_path):
     config = make_config(tmp_path / "store", shapes=[])
-    config.report.title = config.source.path = HOSTILE
-    evidence = collect(config, make_inputs(config, queries=8))
+    config = replace(
+        config,
+        report=replace(config.report, title=HOSTILE),
+        source=replace(config.source, path=HOSTILE),
+    )
+    evidence = collect(report_settings(config), make_inputs(config, queries=8))
     parsed = Page(render_page(evidence, judge(evidence)))
     assert parsed.all("img") == [] and len(parsed.all("script")) == 1
     assert "".join(parsed.text).count(HOSTILE) == 5  # title, heading, configuration twice, lineage
@@ -138,7 +144,7 @@ def test_every_artifact_is_in_the_lineage_with_its_digest(page, experiment):
 
 def test_an_experiment_without_students_has_a_page_and_always_the_same(tmp_path):
     config = make_config(tmp_path / "store", shapes=[])
-    evidence = collect(config, make_inputs(config, queries=8))
+    evidence = collect(report_settings(config), make_inputs(config, queries=8))
     text = render_page(evidence, judge(evidence))
     assert any("no students" in shown for shown in Page(text).text)
     assert render_page(evidence, judge(evidence)) == text
@@ -150,7 +156,7 @@ def test_bm25_can_be_the_baseline(tmp_path):
         evaluate=Evaluate(baseline="bm25", primary="RR@10", measures=["RR@10"]),
         ranker=Ranker(strategies=["lm_distill_ranker_distill"]),
     )
-    evidence = collect(config, make_inputs(config))
+    evidence = collect(report_settings(config), make_inputs(config))
     shown = "".join(Page(render_page(evidence, judge(evidence))).text)
     assert "Rank by BM25" in shown and "significantly above BM25" in shown
 

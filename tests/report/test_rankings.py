@@ -2,12 +2,13 @@ import json
 import re
 
 import pytest
-from report_experiment import HOSTILE
 
 from kdscale.data.runs import read_run
-from kdscale.report import rankings
-from kdscale.report.rankings import rankings_view, safe_json
+from kdscale.report.sections import rankings
+from kdscale.report.sections.rankings import rankings_view, safe_json
 from kdscale.report.verdict import judge
+from tests.worlds.ids import step_id
+from tests.worlds.report_experiment import HOSTILE
 
 STUDENT = "lm_distill_ranker_distill/2l-192"
 
@@ -22,7 +23,7 @@ def data(experiment):
 def test_every_query_has_the_first_passages_of_every_system(experiment, data):
     assert data["systems"] == [s["system"] for s in experiment.evidence.systems]
     assert len(data["queries"]) == 80
-    folder = experiment.inputs["evaluation"].path / "runs/test"
+    folder = experiment.inputs[step_id("evaluation")].path / "runs/test"
     by_id = {query["id"]: query for query in data["queries"]}
     for name in ("bm25", "teacher", STUDENT):
         place = data["systems"].index(name)

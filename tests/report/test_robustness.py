@@ -4,14 +4,17 @@ import re
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_experiment import SHAPES, make_config, make_inputs
-from test_page import Page
 
-from kdscale.config import Evaluate, Transfer
+from kdscale.config import Evaluate
+from kdscale.experiment.settings import TransferSplit
+from kdscale.experiment.steps import report_settings
 from kdscale.report.evidence import collect
 from kdscale.report.page import render_page
-from kdscale.report.robustness import depths_view, transfer_view
+from kdscale.report.sections.robustness import depths_view, transfer_view
 from kdscale.report.verdict import judge
+from tests.report.test_page import Page
+from tests.worlds.ids import step_id
+from tests.worlds.report_experiment import SHAPES, make_config, make_inputs
 
 STUDENT = "lm_distill_ranker_distill/2l-192"
 
@@ -20,7 +23,7 @@ STUDENT = "lm_distill_ranker_distill/2l-192"
 def deep(tmp_path_factory):
     root = tmp_path_factory.mktemp("deep")
     config = make_config(root, SHAPES[1:], evaluate=Evaluate(depths=[3, 10]))
-    return collect(config, make_inputs(config))
+    return collect(report_settings(config), make_inputs(config))
 
 
 def test_every_system_has_a_line_and_a_cell_a_depth(deep):
@@ -33,7 +36,7 @@ def test_every_system_has_a_line_and_a_cell_a_depth(deep):
     for name, cells in by_name.items():
         assert cells[-1]["value"] == pytest.approx(deep.value(deep.system(name)))
     assert all(c["delta"] is None for c in by_name["teacher"])
-    table = pq.read_table(deep.inputs["evaluation"].path / "depths.parquet").to_pylist()
+    table = pq.read_table(deep.inputs[step_id("evaluation")].path / "depths.parquet").to_pylist()
     (row,) = [
         r for r in table if (r["system"], r["depth"], r["measure"]) == (STUDENT, 3, "nDCG@10")
     ]
@@ -54,8 +57,8 @@ def test_the_page_shows_the_depths(deep):
 
 def test_a_collection_that_was_reranked_deeper_is_the_one_shown(tmp_path):
     config = make_config(tmp_path, SHAPES[1:], evaluate=Evaluate(depths=[3, 10]))
-    evidence = collect(config, make_inputs(config))
-    path = evidence.inputs["evaluation"].path / "depths.parquet"
+    evidence = collect(report_settings(config), make_inputs(config))
+    path = evidence.inputs[step_id("evaluation")].path / "depths.parquet"
     table = pq.read_table(path)
     far = [
         {**row, "split": "far/test", "depth": depth}
@@ -76,7 +79,7 @@ def test_one_depth_is_no_section(experiment):
 def test_what_is_kept_elsewhere_and_at_home(deep):
     assert transfer_view(deep) == []
     evidence = copy.deepcopy(deep)
-    evidence.config.transfer["far"] = Transfer(depth=9)
+    evidence.settings.transfers["far"] = TransferSplit("test", depth=9)
     halved = {"bm25": 0.2, "teacher": 0.4}
     for system in evidence.systems:
         system["measures"]["far/test"] = {"nDCG@10": halved.get(system["system"], 0.3)}

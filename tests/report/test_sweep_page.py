@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from test_page import Page
-from test_trials_on_page import make_trials
 
 from kdscale.config import STRATEGIES
 from kdscale.evaluation.trials import read_trials
 from kdscale.report.sweep_page import importance, pareto_front, render_sweep
+from tests.report.test_page import Page
+from tests.report.test_trials_on_page import make_trials
 
 
 def make_told(**changes):

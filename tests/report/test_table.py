@@ -2,10 +2,11 @@ import io
 import json
 
 import pytest
-from report_experiment import make_config, make_inputs
 from rich.console import Console
 
 from kdscale.report.table import results_table
+from tests.worlds.ids import step_id
+from tests.worlds.report_experiment import make_config, make_inputs
 
 
 def printed(systems, width=100):
@@ -16,7 +17,7 @@ def printed(systems, width=100):
 
 @pytest.fixture(scope="module")
 def systems(experiment):
-    path = experiment.inputs["evaluation"].path / "systems.json"
+    path = experiment.inputs[step_id("evaluation")].path / "systems.json"
     return json.loads(path.read_text())
 
 
@@ -54,7 +55,7 @@ def test_further_measures_are_left_out_where_they_do_not_fit(systems):
 def test_no_student_is_marked_where_none_beats_bm25(tmp_path):
     config = make_config(tmp_path / "store")
     inputs = make_inputs(config, skill=dict.fromkeys(config.ranker.strategies, -1.0))
-    systems = json.loads((inputs["evaluation"].path / "systems.json").read_text())
+    systems = json.loads((inputs[step_id("evaluation")].path / "systems.json").read_text())
     lines = printed(systems)
     assert not any(line.startswith("* ") for line in lines)
     assert any("no student beats BM25" in line for line in lines)

@@ -5,16 +5,17 @@ import re
 
 import numpy as np
 import pytest
-from report_experiment import SHAPES, make_config, make_inputs
-from test_page import Page
 
 from kdscale.config import STRATEGIES, Evaluate
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.trials import trial_rows, write_trials
+from kdscale.experiment.steps import report_settings
 from kdscale.report.evidence import collect
 from kdscale.report.page import render_page
-from kdscale.report.trials import trials_view
+from kdscale.report.sections.trials import trials_view
 from kdscale.report.verdict import judge
+from tests.report.test_page import Page
+from tests.worlds.report_experiment import SHAPES, make_config, make_inputs
 
 QUERIES = 60
 
@@ -81,7 +82,7 @@ def test_the_page_has_the_section(tmp_path):
     config = dataclasses.replace(
         config, report=dataclasses.replace(config.report, trials=str(trials))
     )
-    evidence = collect(config, make_inputs(config))
+    evidence = collect(report_settings(config), make_inputs(config))
     page = render_page(evidence, judge(evidence))
     section = re.search(r'<section id="trials".*?</section>', page, re.DOTALL).group(0)
     assert 'href="#trials"' in page and "60 queries, 50 candidates each" in section

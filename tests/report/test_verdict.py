@@ -1,8 +1,8 @@
-from report_experiment import make_config, make_inputs
-
+from kdscale.experiment.steps import report_settings
 from kdscale.report.evidence import collect
 from kdscale.report.page import render_page
 from kdscale.report.verdict import judge, pick
+from tests.worlds.report_experiment import make_config, make_inputs
 
 
 def system(name, quality, flops=100, significant=False, delta=None, noninferior=False):
@@ -98,7 +98,7 @@ def test_not_measurably_worse_is_said_where_the_test_shows_it(lenient):
 def test_a_failed_experiment_says_so_and_boasts_of_nothing(tmp_path):
     config = make_config(tmp_path / "store")
     skill = dict.fromkeys(config.ranker.strategies, -1.0)
-    evidence = collect(config, make_inputs(config, skill=skill, queries=40))
+    evidence = collect(report_settings(config), make_inputs(config, skill=skill, queries=40))
     verdict = judge(evidence)
     assert verdict.standing == "useless"
     assert verdict.text.startswith("None of the students is worth taking yet")

@@ -1,12 +1,12 @@
-"""`python score_driver.py CALLS CONFIG`: the score stage, with a line in CALLS for each block that
-an actor scores, and slowly enough to be killed in between."""
+"""`python -m tests.stages.score_driver CALLS CONFIG`: the score stage, with a line in CALLS for
+each block that an actor scores, and slowly enough to be killed in between."""
 
 import sys
 import time
 
 from kdscale.cli import main
-from kdscale.data.score_blocks import block_name
 from kdscale.stages import score
+from kdscale.stages.score import block_name
 
 BLOCK_S = 0.3
 

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
-from small_world import DEPTH, MAX_LENGTH, SmallWorld
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdscale.data.schema import METRICS
@@ -16,6 +15,8 @@ from kdscale.errors import KdscaleError
 from kdscale.evaluation.results import _row
 from kdscale.report.table import results_table
 from kdscale.stages.evaluate import run
+from tests.worlds.ids import step_id
+from tests.worlds.small_world import DEPTH, MAX_LENGTH, SmallWorld
 
 SYSTEMS = ["bm25", "teacher", "ranker_distill/tiny", "lm_distill_finetune/tiny"]
 
@@ -58,7 +59,7 @@ def test_runs_are_of_every_system_and_split(done):
 def test_a_run_is_the_candidates_in_the_models_order(done, world):
     out, _ = done
     lines = trec_lines(out / "runs/test/ranker_distill--tiny.trec")
-    path = world.inputs["student:ranker_distill:tiny"].path
+    path = world.inputs[step_id("student:ranker_distill:tiny")].path
     model = AutoModelForSequenceClassification.from_pretrained(path).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     by_query = {}
@@ -110,7 +111,7 @@ def test_systems_json(done, world):
     by_name = {row["system"]: row for row in rows}
     student, bm25 = by_name["ranker_distill/tiny"], by_name["bm25"]
     assert (student["strategy"], student["student"]) == ("ranker_distill", "tiny")
-    artifact = world.inputs["student:ranker_distill:tiny"]
+    artifact = world.inputs[step_id("student:ranker_distill:tiny")]
     assert (student["artifact"], student["digest"]) == (artifact.name, artifact.digest)
     assert student["bytes"] == (artifact.path / "model.safetensors").stat().st_size
     length, h, i = MAX_LENGTH, 16, 32

@@ -5,15 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_world import MAX_LENGTH, SmallWorld
-from tiny_models import WORDS, bert_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer
 
-from kdscale.data.ensemble import Scale, write_scales
 from kdscale.data.runs import read_run
+from kdscale.evaluation.ensemble import Scale, write_scales
 from kdscale.models.encode import PairEncoder
-from kdscale.models.ranker import build_ranker, save_ranker
 from kdscale.stages.evaluate import run
+from tests.worlds.artifacts import commit, ranker
+from tests.worlds.ids import step_id
+from tests.worlds.small_world import MAX_LENGTH, SmallWorld
+from tests.worlds.tiny_models import WORDS, bert_encoder
 
 SCALES = [Scale(0.5, 2.0), Scale(-3.0, 0.25)]
 SYSTEMS = ["bm25", "teacher", "teacher:2", "ensemble"]
@@ -31,14 +32,12 @@ def world(tmp_path_factory):
     """The small world with a second teacher, of another tokenizer, and the scales of both."""
     world = SmallWorld(tmp_path_factory.mktemp("world"))
     world.encoder = PairEncoder(other_tokenizer(), MAX_LENGTH)
-    world.inputs["tokens:2"] = world.commit("tokens", "t2", world._write_tokens)
-
-    def write(out):
-        model = build_ranker(bert_encoder(layers=1, hidden=24, seed=9), seed=9, dropout=0.0)
-        save_ranker(model, world.encoder, out)
-
-    world.inputs["teacher:2"] = world.commit("teachers", "second", write)
-    world.inputs["ensemble"] = world.commit("scores", "e", lambda out: write_scales(out, SCALES))
+    for role, kind, write in (
+        ("tokens:2", "tokens", world.write_tokens),
+        ("teacher:2", "teachers", ranker(world.encoder, bert_encoder(1, 24, seed=9), 9)),
+        ("ensemble", "scores", lambda out: write_scales(out, SCALES)),
+    ):
+        world.inputs[step_id(role)] = commit(world.store, kind, "second", write)
     return world
 
 
@@ -62,7 +61,7 @@ def test_every_teacher_and_the_ensemble_are_systems(done):
 
 
 def test_a_further_teacher_reads_its_own_tokens(done, world):
-    path = world.inputs["teacher:2"].path
+    path = world.inputs[step_id("teacher:2")].path
     model = AutoModelForSequenceClassification.from_pretrained(path).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     for qid, scores in run_of(done[0], "teacher-2").items():

@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 from rich.console import Console
-from world import make_beir
 
-from kdscale.config import BeirSource, Config, MsMarcoSource, Prepare
-from kdscale.data.calls import InProcess
+from kdscale.config import BeirSource, Cluster, MsMarcoSource, Prepare
 from kdscale.data.candidates import candidates_by_query
 from kdscale.data.clean import RejectLog
+from kdscale.data.parallel import InProcess
 from kdscale.data.pids import PassageIds
 from kdscale.data.readers import open_reader
 from kdscale.data.same_text import text_key
@@ -24,10 +23,12 @@ from kdscale.data.shards import write_shards
 from kdscale.data.splits import read_query_sets
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.measures import parse_measures, per_query
+from kdscale.experiment.context import DATASET, StageContext
+from kdscale.experiment.settings import DatasetSettings
 from kdscale.progress import Reporter
 from kdscale.stages import first_stage
-from kdscale.stages.context import StageContext
 from kdscale.store import LocalWorkspace
+from tests.worlds.world import make_beir
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,13 @@ def find(folder, source, **prepare):
     out.mkdir(parents=True)
     shown = io.StringIO()
     ctx = StageContext(
-        Config(source=source, prepare=settings),
+        DATASET,
+        DatasetSettings(source, settings.of_dataset, seed=1),
         {},
         out,
         LocalWorkspace(folder / "work"),
         Reporter(Console(file=shown, width=500)),
+        Cluster(),
     )
     reader = open_reader(source)
     with (

@@ -1,14 +1,14 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from stage_world import run_stage
 
 from kdscale.config import Config, Prepare
-from kdscale.data.ensemble import Scale, combine, read_scales
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards, write_shards
 from kdscale.errors import KdscaleError
-from kdscale.stages.ensemble import run
+from kdscale.evaluation.ensemble import Scale, combine, read_scales
+from kdscale.stages.score import join_scores as run
+from tests.worlds.stage_world import run_stage
 
 PIDS = [f"p{i}" for i in range(6)]
 SCORE = {

@@ -6,21 +6,22 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from stage_world import run_stage, small_config, write_jsonl
-from world import make_beir, make_encoder
 
 from kdscale.config import MsMarcoSource
-from kdscale.configload import load_config
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.schema import CANDIDATES, PAIRS, PASSAGES
 from kdscale.data.shards import read_shards
 from kdscale.errors import KdscaleError
-from kdscale.pipeline import run_steps
+from kdscale.experiment.context import DATASET
+from kdscale.experiment.load import load_config
+from kdscale.experiment.run import run_steps
 from kdscale.progress import Reporter
 from kdscale.stages import prepare
 from kdscale.stages import tokens as tokens_stage
 from kdscale.store import open_store
 from kdscale.store.artifact import list_files
+from tests.worlds.stage_world import run_stage, small_config, write_jsonl
+from tests.worlds.world import make_beir, make_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -367,7 +368,7 @@ def test_a_full_disk_is_told_in_one_line(ray_cluster, encoder, beir, tmp_path):
         config = load_config(path, [])
         store = open_store(config.storage.uri)
         with pytest.raises(KdscaleError, match=f"no space left below {disk}"):
-            run_steps(config, store, ["dataset"], Reporter())
+            run_steps(config, store, [DATASET], Reporter())
         assert store.list("datasets") == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -1,9 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from stage_world import artifact, run_stage, small_config
-from world import make_beir, make_encoder
 
-from kdscale.config import Cluster
+from kdscale.config import Cluster, Score
 from kdscale.data.dataset import Dataset, Tokens
 from kdscale.data.schema import SCORES
 from kdscale.data.shards import read_shards
@@ -13,6 +13,8 @@ from kdscale.models.ranker import Scorer, build_ranker, load_ranker, save_ranker
 from kdscale.stages import prepare
 from kdscale.stages import tokens as tokens_stage
 from kdscale.stages.score import run
+from tests.worlds.stage_world import artifact, run_stage, small_config
+from tests.worlds.world import make_beir, make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,11 @@ def inputs(ray_cluster, tmp_path_factory):
 @pytest.mark.parametrize("scorers", [0, 2])  # 0: in this process
 def test_every_pair_gets_the_teachers_logit(inputs, tmp_path, scorers):
     config, folders = inputs
-    config.cluster = Cluster(scorers=scorers, cpus_per_scorer=0.5)
-    config.score.batch_tokens = 64  # several blocks
+    config = replace(
+        config,
+        cluster=Cluster(scorers=scorers, cpus_per_scorer=0.5),
+        score=Score(batch_tokens=64),  # several blocks
+    )
     facts = run_stage(run, config, tmp_path / "scores", **folders)
     scores = read_shards(tmp_path / "scores", SCORES)
     pairs, tokens = Dataset(folders["dataset"]).pairs(), Tokens(folders["tokens"])
@@ -66,6 +71,6 @@ def test_a_teacher_without_finite_scores(inputs, tmp_path):
 def test_actors_that_cannot_fit_are_refused_at_once(inputs, tmp_path, ray_cluster):
     config, folders = inputs
     have = ray_cluster.cluster_resources()["CPU"]
-    config.cluster = Cluster(scorers=int(have), cpus_per_scorer=1.0)
+    config = replace(config, cluster=Cluster(scorers=int(have), cpus_per_scorer=1.0))
     with pytest.raises(KdscaleError, match=rf"scorers={have:g} needs {have:g} x 1 CPUs"):
         run_stage(run, config, tmp_path / "scores", **folders)

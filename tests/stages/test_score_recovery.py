@@ -7,16 +7,14 @@ import shutil
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
-from clusters import Driver, actors, kill_node, ray_cluster_of, raylet_pid, wait_for
-from world import make_config
+
+from tests.worlds.clusters import Driver, actors, kill_node, ray_cluster_of, raylet_pid, wait_for
+from tests.worlds.world import make_config
 
 pytestmark = pytest.mark.slow
-
-DRIVER = Path(__file__).parent / "score_driver.py"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +51,7 @@ class Run:
     def start(self):
         calls, config = self.folder / "calls", self.folder / "config.yaml"
         output = self.folder / f"output-{len(self.drivers)}"
-        self.drivers.append(Driver(output, DRIVER, calls, config))
+        self.drivers.append(Driver(output, "-m", "tests.stages.score_driver", calls, config))
         return self.drivers[-1]
 
     def pieces(self):

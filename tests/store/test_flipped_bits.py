@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from store_world import manifest_of, write_files
 
 from kdscale.errors import KdscaleError
 from kdscale.store import LocalStore, open_store
 from kdscale.store.artifact import parse_manifest
 from kdscale.store.workspace import parse_piece, piece_manifest
+from tests.worlds.artifacts import manifest_of, write_files
 
 FLIPS = 4  # of each stored file
 FILES = {"model.safetensors": 5_000, "sub/config.json": 40, "one": 1}

@@ -4,16 +4,15 @@ import time
 from pathlib import Path
 
 import pytest
-from store_world import commit, write_files
 
 from kdscale.cli import main
 from kdscale.config import Config, Shape
 from kdscale.errors import KdscaleError
-from kdscale.steps import build_steps
+from kdscale.experiment.steps import build_steps
 from kdscale.store import LocalStore, open_store
 from kdscale.store.artifact import KINDS
-from kdscale.store.gc import DAY_S, make_plan
-from kdscale.store.inventory import all_artifacts
+from kdscale.store.inventory import DAY_S, all_artifacts, make_plan
+from tests.worlds.artifacts import put_texts, write_files
 
 TOMORROW = 25 * 3600
 MADE = {
@@ -33,7 +32,7 @@ ORPHANS = {name for name in MADE if name.endswith("/orphan")}
 @pytest.fixture
 def filled(store, cache):
     for name, inputs in MADE.items():
-        commit(store, name, inputs=inputs)
+        put_texts(store, name, inputs=inputs)
     return store
 
 
@@ -84,7 +83,7 @@ def test_orphans_stay_while_work_is_going_on_and_old_work_goes(filled, tmp_path)
 
 def test_half_written_files_go_after_a_day(s3_uri, raw):
     store = open_store(s3_uri)
-    commit(store, "students/k")
+    put_texts(store, "students/k")
     whole = raw.names()
     raw.put(f"students/k/{'a' * 32}/b.txt", b"of a writer that was killed")
     raw.put(f"students/new/{'b' * 32}/b.txt", b"of another")
@@ -128,7 +127,7 @@ def test_a_manifest_that_cannot_be_read_stops_it(filled, request):
 def test_the_command(tmp_path, capsys):
     store = LocalStore(tmp_path)
     for name, inputs in MADE.items():
-        commit(store, name, inputs=inputs)
+        put_texts(store, name, inputs=inputs)
     assert main(["gc", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "kept datasets/orphan, " in shown and "younger than a day" in shown

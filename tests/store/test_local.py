@@ -2,11 +2,11 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from store_world import manifest_of
 
 from kdscale.errors import KdscaleError
 from kdscale.store import LocalStore, open_store
 from kdscale.store.artifact import parse_manifest
+from tests.worlds.artifacts import manifest_of
 
 
 def _commit(store, key="k", text="hello"):

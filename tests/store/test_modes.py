@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from store_world import manifest_of
 
 from kdscale.progress import Reporter
-from kdscale.store.exchange import pull, push
+from kdscale.store.pull_push import pull, push
+from tests.worlds.artifacts import manifest_of, put
 
 
 @pytest.fixture(params=[0o022, 0o027], ids=oct)
@@ -64,9 +64,7 @@ def test_a_piece_of_a_workspace_has_the_modes_of_the_umask(store, tmp_path, umas
 def test_whole_stores_have_no_folder_that_only_its_owner_may_enter(store, tmp_path):
     before = os.umask(0o002)
     try:
-        with store.staging("students", "k") as out:
-            of_one_owner(out)
-            store.commit(out, "students", "k", manifest_of(out))
+        put(store, "students", "k", of_one_owner)
         store.workspace("students", "k").publish(of_one_owner(tmp_path), "step-1")
         store.workspace("students", "k").fetch("step-1")
     finally:

@@ -6,17 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
-from small_world import SmallWorld
-from world import make_config
 
 from kdscale.cli import main
-from kdscale.configload import load_config
 from kdscale.doctor.experiment import check_store
 from kdscale.doctor.run import _disk
 from kdscale.evaluation.results import load_results
-from kdscale.pipeline import run_steps
+from kdscale.experiment.context import DATASET
+from kdscale.experiment.load import load_config
+from kdscale.experiment.run import run_steps
 from kdscale.progress import Reporter
 from kdscale.store import LocalStore, open_store
+from tests.worlds.artifacts import commit
+from tests.worlds.small_world import SmallWorld
+from tests.worlds.world import make_config
 
 
 def files_below(folder):
@@ -48,7 +50,7 @@ def test_of_two_runs_of_one_stage_the_loser_says_so(tmp_path, s3_uri, raw, ray_c
 
     def run(output):
         reporter = Reporter(Console(file=output, soft_wrap=True))
-        return run_steps(config, open_store(s3_uri), ["dataset"], reporter)
+        return run_steps(config, open_store(s3_uri), [DATASET], reporter)
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(run, shown))
@@ -74,7 +76,8 @@ def test_results_of_a_store_or_of_one_evaluation(tmp_path, s3_uri, cache, capsys
     from kdscale.stages.evaluate import run
 
     world = SmallWorld(tmp_path / "world")
-    world.commit(
+    commit(
+        world.store,
         "evaluations",
         "new",
         lambda out: run(world.context(out, splits=["test"], measures=["RR@10"])),

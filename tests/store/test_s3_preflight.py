@@ -1,5 +1,6 @@
 """What is wrong with a store is said within 10 s, with what to set, and without a credential."""
 
+import os
 import re
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from kdscale.cli import main
 from kdscale.errors import KdscaleError
 from kdscale.store import open_store
+from tests.worlds.clusters import REPOSITORY
 
 LIMIT_S = 10
 
@@ -205,21 +207,23 @@ def test_no_credential_is_shown_anywhere(s3_server, s3_uri, raw, tmp_path):
     """Of a push in a process of its own, with botocore's failures on the way: what it prints,
     what it stores, and what the list of processes shows while it and the server are at work."""
     code = (
-        "import sys, logging; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from store_world import commit, manifest_of, write_files\n"
+        "import sys, logging; from pathlib import Path\n"
+        "from tests.worlds.artifacts import put_texts\n"
         "from kdscale.store import open_store\n"
         "from kdscale.cli import main\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        "store = open_store(sys.argv[2]); store.preflight(); commit(store, 'students/k')\n"
+        "store = open_store(sys.argv[1]); store.preflight(); put_texts(store, 'students/k')\n"
         "print(store, store.find('students', 'k'), store.find('students', 'k').ref())\n"
         "print(store.workspace('students', 'k'), vars(store), store.holdings())\n"
-        "main(['artifacts', sys.argv[2]]); main(['artifacts', 's3://nobucket'])\n"
+        "main(['artifacts', sys.argv[1]]); main(['artifacts', 's3://nobucket'])\n"
         "processes = [p.read_bytes() for p in Path('/proc').glob('[0-9]*/cmdline')]\n"
         "print(processes)\n"
     )
-    here = str(tmp_path.parent), __file__.rsplit("/", 1)[0]
     done = subprocess.run(
-        [sys.executable, "-c", code, here[1], s3_uri], capture_output=True, timeout=120
+        [sys.executable, "-c", code, s3_uri],
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert done.returncode == 0, done.stderr.decode()
     shown = [done.stdout, done.stderr, *(raw.get(name) for name in raw.names())]

@@ -8,13 +8,13 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from store_world import MIB, manifest_of, write_files
 
 from kdscale.errors import KdscaleError
 from kdscale.store import open_store
 from kdscale.store.fetch import fetch_files
-from kdscale.store.s3 import Bucket
-from kdscale.store.s3retry import Patience
+from kdscale.store.s3.client import Bucket
+from kdscale.store.s3.retry import Patience
+from tests.worlds.artifacts import MIB, manifest_of, write_files
 
 
 class Forwarder:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from store_world import MIB, commit, manifest_of, texts, write_files
 
 from kdscale.errors import KdscaleError
 from kdscale.store import DamagedError, locate, open_store
-from kdscale.store.s3 import split_uri
+from kdscale.store.s3.client import split_uri
+from tests.worlds.artifacts import MIB, manifest_of, put_texts, texts, write_files
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "object-store"
 
@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "object-store"
 def test_commit_then_find(store):
     assert store.find("students", "k") is None
     assert store.list("students") == []
-    assert commit(store, "students/k")
+    assert put_texts(store, "students/k")
     found = store.find("students", "k")
     assert texts(found.path) == ["hello", "hellohello"]
     assert found.facts == {"seconds": 1.5} and found.bytes == 15
@@ -29,7 +29,7 @@ def test_commit_then_find(store):
 
 
 def test_the_files_come_first_and_below_the_attempt_that_the_manifest_names(s3_uri, raw):
-    commit(open_store(s3_uri), "students/k")
+    put_texts(open_store(s3_uri), "students/k")
     attempt = json.loads(raw.get("students/k/manifest.json"))["attempt"]
     files = [f"students/k/{attempt}/{path}" for path in ("b.txt", "sub/a.txt")]
     assert raw.names() == sorted([*files, "students/k/manifest.json"])
@@ -52,7 +52,7 @@ def test_of_16_writers_one_wins_whole_and_the_others_are_told(s3_uri, raw):
     stores = [open_store(s3_uri) for _ in range(16)]
     with ThreadPoolExecutor(16) as pool:
         won = list(
-            pool.map(lambda i: commit(stores[i], "students/k", text=f"writer {i};"), range(16))
+            pool.map(lambda i: put_texts(stores[i], "students/k", text=f"writer {i};"), range(16))
         )
     assert won.count(True) == 1
     mine = f"writer {won.index(True)};"
@@ -72,7 +72,7 @@ def test_a_writer_whose_answer_was_lost_is_not_told_that_it_lost(s3_uri, raw, tm
 def test_artifacts_are_listed_newest_first_and_never_fetched(s3_uri, raw, cache):
     store = open_store(s3_uri)
     for key in ("a-b", "a", "a.b"):
-        commit(store, f"students/{key}")
+        put_texts(store, f"students/{key}")
     shutil.rmtree(cache)
     listed = open_store(s3_uri).list("students")
     assert [a.key for a in listed] == ["a.b", "a-b", "a"]
@@ -92,7 +92,7 @@ def test_more_objects_than_one_page_of_a_listing(s3_uri, raw):
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "attempt"])
 def test_a_damaged_object_is_found_before_use(s3_uri, raw, cache, damage):
-    commit(open_store(s3_uri), "students/k")
+    put_texts(open_store(s3_uri), "students/k")
     shutil.rmtree(cache)
     key = raw.find("sub/a.txt")
     if damage == "flip":
@@ -115,7 +115,7 @@ def test_a_damaged_object_is_found_before_use(s3_uri, raw, cache, damage):
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damage_in_the_cache_is_found_and_mended(s3_uri, cache, damage):
-    commit(open_store(s3_uri), "students/k")
+    put_texts(open_store(s3_uri), "students/k")
     path = open_store(s3_uri).find("students", "k").path
     assert path.is_relative_to(cache)
     file = path / "sub" / "a.txt"
@@ -128,12 +128,12 @@ def test_damage_in_the_cache_is_found_and_mended(s3_uri, cache, damage):
 
 def test_an_artifact_of_the_same_name_that_was_made_anew_is_not_taken_from_the_cache(s3_uri, raw):
     store = open_store(s3_uri)
-    commit(store, "students/k", text="old")
+    put_texts(store, "students/k", text="old")
     old = store.find("students", "k")
     assert texts(old.path)[0] == "old"
     for key in raw.names():
         raw.delete(key)
-    commit(open_store(s3_uri), "students/k", text="new")
+    put_texts(open_store(s3_uri), "students/k", text="new")
     assert texts(open_store(s3_uri).find("students", "k").path)[0] == "new"
     with pytest.raises(KdscaleError, match="not the artifact that this run began with"):
         locate(old.ref())
@@ -141,7 +141,7 @@ def test_an_artifact_of_the_same_name_that_was_made_anew_is_not_taken_from_the_c
 
 @pytest.mark.slow
 def test_threads_of_a_node_share_one_download(s3_uri, cache):
-    commit(open_store(s3_uri), "students/k")
+    put_texts(open_store(s3_uri), "students/k")
     shutil.rmtree(cache)
     stores = [open_store(s3_uri) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -151,7 +151,7 @@ def test_threads_of_a_node_share_one_download(s3_uri, cache):
 
 
 def test_a_reference_is_plain_json_and_is_located_anywhere(store, cache):
-    commit(store, "students/k")
+    put_texts(store, "students/k")
     found = store.find("students", "k")
     ref = json.loads(json.dumps(found.ref()))
     assert texts(locate(ref))[0] == "hello"

@@ -5,14 +5,14 @@ import sys
 
 import psutil
 import pytest
-from sweep_world import SHAPES, make_sweep
 
 from kdscale.errors import KdscaleError
 from kdscale.evaluation.trials import TRIALS
 from kdscale.progress import Reporter
-from kdscale.sweep.begin import begin, process
 from kdscale.sweep.driver import open_record
+from kdscale.sweep.record import begin, process
 from kdscale.sweep.spec import load_sweep
+from tests.worlds.world import SHAPES, make_sweep
 
 SPACE = {"ranker.train.lr": {"grid": [1e-3]}, "shape": {"grid": SHAPES}}
 
@@ -33,7 +33,7 @@ def test_what_was_begun_is_not_begun_again_once_something_was_measured(tmp_path)
     record, begun = start(path)
     assert start(path)[1] == begun  # the data and the teacher are found in the store
     record.put_base(TRIALS.empty_table(), {})
-    with pytest.raises(KdscaleError, match="has not ended; add --resume to go on with it"):
+    with pytest.raises(KdscaleError, match="has not ended; add --resume to resume it"):
         start(path)
     assert start(path, resume=True)[1] == begun
 

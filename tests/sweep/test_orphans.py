@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from kdscale.sweep.orphans import Orphans
+from kdscale.sweep.placement import Orphans
 
 pytestmark = pytest.mark.slow
 

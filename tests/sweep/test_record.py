@@ -8,17 +8,23 @@ import time
 import numpy as np
 import psutil
 import pytest
-from sweep_world import SHAPES, make_sweep
 
 from kdscale.evaluation.trials import read_trials, trial_rows
 from kdscale.progress import Reporter
 from kdscale.store import LocalStore, open_store
-from kdscale.store.gc import DAY_S, make_plan
-from kdscale.sweep.begin import changes, is_alive, process, unfinished_others
-from kdscale.sweep.board import Board
-from kdscale.sweep.live import standing
-from kdscale.sweep.record import Record, Result, sweep_key
+from kdscale.store.inventory import DAY_S, make_plan
+from kdscale.sweep.board import Board, standing
+from kdscale.sweep.record import (
+    Record,
+    Result,
+    changes,
+    is_alive,
+    process,
+    sweep_key,
+    unfinished_others,
+)
 from kdscale.sweep.spec import load_sweep
+from tests.worlds.world import SHAPES, make_sweep
 
 VALUES = {"nDCG@10": np.array([1.0, 0.5])}
 

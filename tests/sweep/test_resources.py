@@ -2,10 +2,10 @@
 
 import pytest
 
+from kdscale.cluster.placement import Node
 from kdscale.config import Cluster
 from kdscale.errors import KdscaleError
-from kdscale.placement import Node
-from kdscale.sweep.resources import plan_trials
+from kdscale.sweep.placement import plan_trials
 
 TWO = [Node(2.0)]
 

@@ -2,13 +2,13 @@
 
 import pytest
 import yaml
-from sweep_world import SHAPES, SPACE, make_sweep
 
 from kdscale.cli import main
 from kdscale.errors import KdscaleError
-from kdscale.sweep import checks
+from kdscale.sweep import spec as checks
 from kdscale.sweep.shared import check_trials, trial_configs
 from kdscale.sweep.spec import load_sweep, queries_of
+from tests.worlds.world import SHAPES, SPACE, make_sweep
 
 LR = "ranker.train.lr"
 BOTH = {"grid": ["finetune", "ranker_distill"]}

@@ -4,15 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from clusters import SELDOM_S, Driver, wait_for
-from sweep_world import SHAPES, make_sweep
 
 from kdscale.cli import main
 from kdscale.evaluation.trials import read_trials
 from kdscale.store import open_store
 from kdscale.sweep.driver import open_record
-from kdscale.sweep.orphans import Orphans
+from kdscale.sweep.placement import Orphans
 from kdscale.sweep.spec import load_sweep
+from tests.worlds.clusters import SELDOM_S, Driver, wait_for
+from tests.worlds.world import SHAPES, make_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def test_a_driver_that_was_killed_is_gone_on_with(finished, tmp_path, capsys):
     before = {name: _written(record, name) for name in ended}
     assert 1 <= len(ended) < 3
     assert run(path) == 1
-    assert "add --resume to go on with it" in capsys.readouterr().err
+    assert "add --resume to resume it" in capsys.readouterr().err
     assert run(path, "--resume", "--set", "ranker.train.lr=0.5") == 1
     assert "ranker.train.lr was 0.001, is 0.5; put that back" in capsys.readouterr().err
     assert run(path, "--status") == 0

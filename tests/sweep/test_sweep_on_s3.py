@@ -4,14 +4,14 @@ import signal
 import time
 
 import pytest
-from clusters import SELDOM_S, Driver, actors, kill_node, ray_cluster_of, wait_for
-from sweep_world import SHAPES, make_sweep
 
 from kdscale.evaluation.trials import read_trials
 from kdscale.store import open_store
 from kdscale.sweep.driver import open_record
 from kdscale.sweep.spec import load_sweep
 from kdscale.training.metrics import METRICS, read_rows
+from tests.worlds.clusters import SELDOM_S, Driver, actors, kill_node, ray_cluster_of, wait_for
+from tests.worlds.world import SHAPES, make_sweep
 
 pytestmark = pytest.mark.slow
 

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 from ray.tune.search import Searcher
-from sweep_world import SHAPES, make_sweep
 
 from kdscale.sweep.record import Result
 from kdscale.sweep.spec import Search, load_sweep
 from kdscale.sweep.trial import settings_for_tune, trial_from_tune
 from kdscale.sweep.tuning import _AshaInCells, _Feed
+from tests.worlds.world import SHAPES, make_sweep
 
 LR = "ranker.train.lr"
 
@@ -73,7 +73,7 @@ def test_asha_compares_within_a_cell_alone(tmp_path):
 
 def test_optuna_learns_in_each_cell_and_from_an_earlier_session(tmp_path):
     pytest.importorskip("optuna")
-    from kdscale.sweep.choose import Chooser
+    from kdscale.sweep.tuning import Chooser
 
     sweep = sweep_of(tmp_path, type="optuna", samples=12)
     assert sweep.trials[0].settings == {LR: None, "ranker.train.batch_size": None}

@@ -6,12 +6,12 @@ import json
 import shutil
 
 import yaml
-from clusters import Driver
 
-from kdscale.data.batches import BatchOrder
 from kdscale.data.dataset import Dataset, Tokens
-from kdscale.data.groups import GroupSource
+from kdscale.training.batches import BatchOrder
+from kdscale.training.groups import GroupSource
 from kdscale.training.metrics import batch_digest
+from tests.worlds.clusters import Driver
 
 STEPS = 100
 EPOCH = 5  # steps: 60 training queries, 12 a batch

@@ -2,19 +2,25 @@ import json
 import math
 import shutil
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from faults.proxy import FaultProxy
 from torch import nn
 
 from kdscale.config import Train
-from kdscale.data.batches import BatchOrder
 from kdscale.store import LocalWorkspace, open_store
+from kdscale.training.batches import Batch, BatchOrder
 from kdscale.training.engines import TorchEngine
 from kdscale.training.loop import Hooks, learning_rate, total_steps, train_loop
 from kdscale.training.metrics import batch_digest
+from tests.faults.proxy import FaultProxy
+
+
+@dataclass(frozen=True)
+class Points(Batch):
+    x: torch.Tensor
 
 
 class Numbers:
@@ -25,7 +31,7 @@ class Numbers:
         self.lengths = np.full(count, 10)
 
     def collate(self, items, epoch):
-        return {"x": self.values[torch.as_tensor(items)].unsqueeze(1)}
+        return Points(self.values[torch.as_tensor(items)].unsqueeze(1))
 
 
 class Doubler(nn.Module):
@@ -42,7 +48,7 @@ class Doubler(nn.Module):
             while self.fail_once and not self.fail_once.exists():
                 time.sleep(0.01)
             raise KeyboardInterrupt
-        error = (self.linear(batch["x"]) - 2 * batch["x"]).squeeze(1)
+        error = (self.linear(batch.x) - 2 * batch.x).squeeze(1)
         return {"square": error**2, "absolute": error.abs()}
 
 
@@ -137,7 +143,7 @@ def test_a_notice_makes_a_checkpoint_at_once(tmp_path):
     assert LocalWorkspace(tmp_path / "work").names() == ["step-000000005"]
     said = []
     resumed, facts, _ = _run(tmp_path, train, said=said)
-    assert facts["resumed_at"] == 5 and said == ["going on from the checkpoint of step 5 of 16"]
+    assert facts["resumed_at"] == 5 and said == ["resumed from the checkpoint of step 5 of 16"]
     whole, _, _ = _run(tmp_path / "whole", train)
     assert torch.equal(whole.linear.weight, resumed.linear.weight)
 

@@ -3,17 +3,18 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny_models import bert_encoder
 
 from kdscale.config import Train
 from kdscale.losses.lm import masked_lm, masked_lm_kl
 from kdscale.models.mlm import MaskedLmHead, states_at
 from kdscale.store import LocalWorkspace
+from kdscale.training.blocks import MaskedBatch
 from kdscale.training.engines import TorchEngine
-from kdscale.training.insides import Insides
+from kdscale.training.intermediate import IntermediateLosses
 from kdscale.training.loop import Hooks, train_loop
 from kdscale.training.masked_lm import MaskedLm, train_head
 from kdscale.training.modules import LmTraining
+from tests.worlds.tiny_models import bert_encoder
 
 CPU = torch.device("cpu")
 
@@ -26,18 +27,18 @@ class Blocks:
     def collate(self, items, epoch):
         whole = torch.stack([torch.full((8,), 10 + 10 * (i % 2)) for i in items.tolist()])
         places = torch.tensor([[2, 5]] * len(items))
-        return {
-            "input_ids": whole.scatter(1, places, 4),
-            "attention_mask": torch.ones_like(whole),
-            "places": places,
-            "targets": whole.gather(1, places),
-            "chosen": torch.ones_like(places, dtype=torch.bool),
-        }
+        return MaskedBatch(
+            input_ids=whole.scatter(1, places, 4),
+            attention_mask=torch.ones_like(whole),
+            places=places,
+            targets=whole.gather(1, places),
+            chosen=torch.ones_like(places, dtype=torch.bool),
+        )
 
 
 def _batch():
     batch = Blocks().collate(np.arange(3), 0)
-    batch["chosen"][0, 1] = False
+    batch.chosen[0, 1] = False
     return batch
 
 
@@ -50,8 +51,8 @@ def _narrow():
 
 
 def _module(losses, student, teacher, teacher_head=None):
-    insides = Insides(student.config.hidden_size, teacher, [2], losses, 2, seed=0)
-    return LmTraining(student, insides, MaskedLm(student, teacher_head, losses, seed=0))
+    intermediate = IntermediateLosses(student.config.hidden_size, teacher, [2], losses, 2, seed=0)
+    return LmTraining(student, intermediate, MaskedLm(student, teacher_head, losses, seed=0))
 
 
 def test_the_terms_are_of_the_masked_places():
@@ -61,11 +62,11 @@ def test_the_terms_are_of_the_masked_places():
     module = _module(losses, student, teacher, teacher_head)
     terms = module(batch)
     assert set(terms) == set(losses) and all(t.shape == (3,) for t in terms.values())
-    inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
-    ours = states_at(module.masked.head(student(**inputs)[0]), batch["places"])
-    theirs = states_at(teacher_head(teacher(**inputs)[0]), batch["places"])
-    torch.testing.assert_close(terms["mlm"], masked_lm(ours, batch["targets"], batch["chosen"]))
-    torch.testing.assert_close(terms["mlm_kl"], masked_lm_kl(ours, theirs, batch["chosen"]))
+    inputs = batch.inputs
+    ours = states_at(module.masked.head(student(**inputs)[0]), batch.places)
+    theirs = states_at(teacher_head(teacher(**inputs)[0]), batch.places)
+    torch.testing.assert_close(terms["mlm"], masked_lm(ours, batch.targets, batch.chosen))
+    torch.testing.assert_close(terms["mlm_kl"], masked_lm_kl(ours, theirs, batch.chosen))
 
 
 def test_the_students_head_is_trained_along_and_the_teachers_is_not():

@@ -13,16 +13,16 @@ import sys
 import time
 
 import pytest
-from clusters import Driver, actors, kill_node, ray_cluster_of, wait_for
-from recovery_run import EPOCH, Run
 from safetensors.torch import load_file
-from world import make_config
 
 from kdscale.progress import Reporter
 from kdscale.store import open_store
-from kdscale.store.exchange import push
-from kdscale.store.s3 import Bucket
+from kdscale.store.pull_push import push
+from kdscale.store.s3.client import Bucket
 from kdscale.training.checkpoint import checkpoints
+from tests.training.recovery_run import EPOCH, Run
+from tests.worlds.clusters import Driver, actors, kill_node, ray_cluster_of, wait_for
+from tests.worlds.world import make_config
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def kill_all(driver, cluster):
 
 
 def resumed(step):
-    return f"going on from the checkpoint of step {step} "
+    return f"resumed from the checkpoint of step {step} "
 
 
 def test_killed_workers(run, whole, cluster):
@@ -117,7 +117,7 @@ def test_killed_workers(run, whole, cluster):
         wait_for(lambda step=step: driver.running() and run.reached(step), f"step {step}")
         os.kill(workers(cluster)[rank].pid, signal.SIGKILL)
         seconds_to_progress(time.monotonic(), run, driver, f"worker {rank}")
-    assert driver.finish().count("going on from the checkpoint of step") == 2
+    assert driver.finish().count("resumed from the checkpoint of step") == 2
     assert run.facts()["resumed_at"] >= 60
     run.check_log()
     assert run.weights() == whole.weights()
@@ -157,7 +157,7 @@ def test_a_killed_driver(run, whole, cluster):
     assert list(run.folder.glob("store/teachers/*")) == []
 
     output = run.start().finish(timeout_s=60)
-    assert "going on from" not in output and "starting Ray" not in output
+    assert "resumed from" not in output and "starting Ray" not in output
     run.check_log()
     assert run.weights() == whole.weights()
     assert run.pieces() == []

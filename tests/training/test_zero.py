@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.slow
+from tests.worlds.clusters import REPOSITORY
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 
 
 def launch(world: int, *runs: tuple[int, Path, str]) -> None:
@@ -21,12 +21,13 @@ def launch(world: int, *runs: tuple[int, Path, str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    words = [str(word) for run in runs for word in run]
     ranks = [
         subprocess.Popen(
-            [sys.executable, HERE / "zero_run.py", *(str(word) for run in runs for word in run)],
+            [sys.executable, "-m", "tests.training.zero_run", *words],
             env={
                 **os.environ,
-                "PYTHONPATH": str(HERE.parents[1]),
+                "PYTHONPATH": str(REPOSITORY),
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(world),

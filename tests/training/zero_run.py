@@ -1,6 +1,7 @@
-"""One rank of small DeepSpeed runs, for `test_zero.py`.
+r"""One rank of small DeepSpeed runs, for `test_zero.py`.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python zero_run.py STAGE FOLDER WHAT ...
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... \
+        python -m tests.training.zero_run STAGE FOLDER WHAT ...
 
 Three words a run, one run after the other: its ZeRO stage, its folder, and WHAT: `whole` trains
 without a stop; `stopped` ends after step 5, with a checkpoint of step 3; `resumed` goes on from
@@ -9,6 +10,7 @@ that. Each but `stopped` leaves FOLDER/WHAT-WORLD_SIZE.safetensors.
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,15 @@ from torch import nn
 
 from kdscale.config import Train
 from kdscale.store import LocalWorkspace
+from kdscale.training.batches import Batch
 from kdscale.training.engines import DeepSpeedEngine
 from kdscale.training.loop import Hooks, train_loop
+
+
+@dataclass(frozen=True)
+class Pairs(Batch):
+    x: torch.Tensor
+    y: torch.Tensor
 
 
 class Points:
@@ -29,7 +38,7 @@ class Points:
     def collate(self, items, epoch):
         generator = torch.Generator().manual_seed(0)
         points = torch.randn(24, 7, generator=generator)[torch.as_tensor(items)]
-        return {"x": points, "y": points.sum(1)}
+        return Pairs(points, points.sum(1))
 
 
 class Net(nn.Module):
@@ -42,7 +51,7 @@ class Net(nn.Module):
         self.head = nn.Linear(3, 1)
 
     def forward(self, batch):
-        return {"square": (self.head(self.layers(batch["x"])).squeeze(1) - batch["y"]) ** 2}
+        return {"square": (self.head(self.layers(batch.x)).squeeze(1) - batch.y) ** 2}
 
 
 def train(stage: int, folder: Path, what: str) -> None:
@@ -76,7 +85,7 @@ def train(stage: int, folder: Path, what: str) -> None:
         assert what == "stopped"
         return
     if rank == 0:
-        expected = ["going on from the checkpoint of step 3 of 12"] if what == "resumed" else []
+        expected = ["resumed from the checkpoint of step 3 of 12"] if what == "resumed" else []
         assert said == expected, said
         save_file(module.state_dict(), folder / f"{what}-{dist.get_world_size()}.safetensors")
 
