@@ -82,7 +82,8 @@ class Cluster:
     scorer_labels: dict[str, str] = field(default_factory=dict)
     # Score only on nodes that have these Ray node labels, such as {market: spot}.
     wait_s: Amount = 0.0
-    # Seconds to wait for nodes that an autoscaler starts. 0: do not wait.
+    # Seconds to wait for nodes that an autoscaler starts. 0: do not wait. Needs cpus_per_worker and
+    # cpus_per_scorer.
 
 
 @dataclass(frozen=True)
