@@ -32,28 +32,37 @@ class Search:
     """How the space is searched."""
 
     type: Literal["grid", "random", "optuna"] = "grid"
-    metric: str | None = None  # an ir-measures name, on dev; None: evaluate.primary of dev
-    samples: Count = 1  # draws of what is not listed by grid, for each cell
+    # "grid": every listed value. "random": values are drawn. "optuna": values are chosen by the
+    # results of earlier trials.
+    metric: str | None = None
+    # The measure that is optimised on dev, an ir-measures name. null: evaluate.primary of dev.
+    samples: Count = 1
+    # Number of draws in each cell, of the settings that are not listed by grid.
     scheduler: Literal["none", "asha"] = "none"
-    grace: ProperShare = 0.25  # asha: the share of its training that every trial gets
-    factor: Annotated[float, Bound(above=1)] = 3.0  # asha: of so many trials of a cell one goes on
-    concurrent: Count | None = None  # trials side by side, at most; None: what the cluster holds
+    # "asha" stops the weaker trials of a cell early.
+    grace: ProperShare = 0.25  # For asha: the share of its training that every trial gets.
+    factor: Annotated[float, Bound(above=1)] = 3.0
+    # For asha: of this number of trials in a cell one continues.
+    concurrent: Count | None = None
+    # Trials at the same time, at most. null: as many as fit the cluster.
 
 
 @dataclass
 class Limits:
-    """What a sweep may use, over all its resumptions; None: all that it needs."""
+    """What a sweep may use, over all its resumptions; null: all that it needs."""
 
-    trials: Count | None = None
+    trials: Count | None = None  # Start no further trial after this number. null: no limit.
     hours: Positive | None = None
+    # Start no trial that is expected to end after this number of hours. null: no limit.
     gpu_hours: Positive | None = None
+    # Start no trial that is expected to end after this number of GPU hours. null: no limit.
 
 
 @dataclass
 class Wandb:
     """Weights & Biases, by Ray Tune's own callback."""
 
-    project: str = ""
+    project: str = ""  # Required: the name of a Weights & Biases project.
 
 
 @dataclass
@@ -62,7 +71,7 @@ class Section:
 
     search: Search
     limits: Limits
-    seed: Seed = 0  # of what is drawn
+    seed: Seed = 0  # Seed of the values that are drawn.
     wandb: Wandb | None = None
 
 
