@@ -45,18 +45,15 @@ from kdscale.experiment.settings import ScoreSettings
 from kdscale.models.pretrained import load_encoder, resolve_model
 from kdscale.models.ranker import BATCH_TOKENS, build_ranker, save_ranker
 from kdscale.progress import Reporter
-from kdscale.stages.score import (
+from kdscale.stages.score import FORWARDS_PER_BLOCK, map_blocks, score_here, score_on_ray
+from kdscale.stages.score_blocks import (
     BLOCK_FILE,
-    FORWARDS_PER_BLOCK,
     block_name,
     collect_scores,
-    map_blocks,
     pair_lengths,
     plan_blocks,
     publish_block,
     read_blocks,
-    score_here,
-    score_on_ray,
 )
 from kdscale.store import LocalWorkspace, Store, Workspace, open_store
 from kdscale.store.artifact import build_manifest, list_files

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from functools import cache, singledispatch
+from pathlib import Path
 from typing import Any, get_args
 
 from kdscale.bounds import NO_RESULT
@@ -54,10 +55,7 @@ def _(watch: Watch) -> Any:
 
 @cache_key.register
 def _(file: InputFile) -> str:
-    path = user_path(file.path, file.setting)
-    if not path.is_file():
-        raise KdscaleError(f"{file.setting}: no file {file.path}; check the path")
-    return sha256_file(path)
+    return sha256_file(check_file(file))
 
 
 @cache_key.register
@@ -82,6 +80,14 @@ def _source(source: Any) -> Any:
 
 for _cls in (DocstringsSource, BeirSource, MsMarcoSource, TrecSource, IrDatasetsSource):
     cache_key.register(_cls, _source)
+
+
+def check_file(file: InputFile) -> Path:
+    """Its path. Raises KdscaleError where it is not there."""
+    path = user_path(file.path, file.setting)
+    if not path.is_file():
+        raise KdscaleError(f"{file.setting}: no file {file.path}; check the path")
+    return path
 
 
 @cache

@@ -11,9 +11,9 @@ from typing import Any
 import kdscale
 from kdscale.config import Cluster, Config
 from kdscale.errors import KdscaleError
-from kdscale.experiment.cache_key import cache_key
+from kdscale.experiment.cache_key import cache_key, check_file
 from kdscale.experiment.context import DATASET, EVALUATION, REPORT, StageContext, StepId
-from kdscale.experiment.steps import Step, build_steps
+from kdscale.experiment.steps import Step, build_steps, token_settings
 from kdscale.paths import user_path
 from kdscale.progress import Reporter
 from kdscale.store import Artifact, Store
@@ -103,6 +103,9 @@ def check_early(
 
     check_measures(config)
     _check_splits(config, needed)
+    if any(id_.kind == "tokens" for id_ in needed):
+        for file in token_settings(config).extra_text:
+            check_file(file)
     if needed - {DATASET}:
         for warning in check_models(config, needed, not dry_run, reporter.info):
             reporter.warn(warning)

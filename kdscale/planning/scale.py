@@ -9,7 +9,7 @@ from kdscale.config import Config
 from kdscale.data.queries import TRAIN
 from kdscale.planning.counts import CHARS_PER_TOKEN, Counts
 from kdscale.planning.model import CostModel, Machines, Stage
-from kdscale.stages.score import MAX_BLOCKS
+from kdscale.stages.score_blocks import MAX_BLOCKS
 
 # Bytes: of a passage's id (17 characters; a million of them were looked at) and of a BM25 posting
 # (a row, a count) on the driver's disk; in a worker's memory of a pair's ids, of a passage's key

@@ -13,12 +13,11 @@ from markupsafe import Markup
 import kdscale
 from kdscale.config import STRATEGIES, Evaluate
 from kdscale.evaluation.trials import Group, group_trials, students
-from kdscale.report import figures
-from kdscale.report import figures as sweep_figures
+from kdscale.report import figures, sweep_figures
 from kdscale.report.evidence import FIRST_STAGE, TEACHER
-from kdscale.report.figures import Point, Scale
 from kdscale.report.page import asset, environment
 from kdscale.report.sections.trials import show_trials
+from kdscale.report.sweep_figures import Point, Scale
 
 COSTS = {  # a column of the table of trials -> what it is called, and by how much it is divided
     "ms": ("ms a query", 1.0),

@@ -197,9 +197,10 @@ def test_a_teacher_needs_no_split_to_watch_students_by(tmp_path):
         ("source.splits={test: test}", "nothing to train with: it has no split 'train', only test"),
         ("evaluate.splits=[tset]", "no split 'tset', only train, dev, test"),
         ("evaluate.splits=[]", "evaluate.splits is empty; name some of train, dev, test"),
+        ("prepare.extra_text=[nowhere.jsonl]", "prepare.extra_text: no file nowhere.jsonl"),
     ],
 )
-def test_a_split_that_the_source_lacks_is_told_before_anything_is_made(
+def test_a_split_or_a_file_that_is_not_there_is_told_before_anything_is_made(
     tmp_path, override, message, dry_run
 ):
     config = load_config(make_config(tmp_path), [override])

@@ -6,7 +6,7 @@ import time
 
 from kdscale.cli import main
 from kdscale.stages import score
-from kdscale.stages.score import block_name
+from kdscale.stages.score_blocks import block_name
 
 BLOCK_S = 0.3
 

@@ -7,7 +7,7 @@ from kdscale.data.schema import PAIRS, SCORES
 from kdscale.data.shards import write_shards
 from kdscale.errors import KdscaleError
 from kdscale.progress import Reporter
-from kdscale.stages.score import (
+from kdscale.stages.score_blocks import (
     block_name,
     collect_scores,
     known_scores,
